@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -44,43 +43,6 @@ class Limits:
 
 
 OFF = Limits(0, 0, 0, 0, 0, 0, 0, 0)
-
-
-# How much more a whole site may do than one network of it, which is what one customer gets.
-SITE_BITS, SITE_FACTOR = 48, 16
-
-
-def holders(address: str) -> tuple[tuple[str, int], ...]:
-    """Whom a call counts for, each with how many times the limit it may use.
-
-    ``address`` is as common.addresses.counted names it: of IPv6 a network of 64 bits. One customer has such a
-    network, and often a site of 48 bits with 65,536 of them.
-    """
-    network, _, bits = address.partition("/")
-    if not bits:
-        return ((address, 1),)
-    site = str(ipaddress.ip_network((network, SITE_BITS), strict=False))
-    return (address, 1), (site, SITE_FACTOR)
-
-
-class AddressBuckets:
-    """Token buckets of callers by their address: see ``holders``."""
-
-    def __init__(self, per_minute: int) -> None:
-        self.per_minute = per_minute
-        self._of = {factor: Buckets(per_minute * factor) for factor in (1, SITE_FACTOR)}
-
-    def take(self, address: str, now: float) -> float:
-        """Takes a token of each holder and returns 0; if one has none, the seconds until it has one."""
-        if wait := self.wait(address, now):
-            return wait
-        for holder, factor in holders(address):
-            self._of[factor].take(holder, now)
-        return 0.0
-
-    def wait(self, address: str, now: float) -> float:
-        """The seconds until every holder has a token; takes nothing."""
-        return max(self._of[factor].wait(holder, now) for holder, factor in holders(address))
 
 
 class Buckets:

@@ -12,7 +12,7 @@ from dcp.v1 import options_pb2
 
 from server.clock import Clock
 from server.domain.errors import DomainError, Reason
-from server.domain.limits import MAX_OPEN_STREAMS, AddressBuckets, Buckets, Limits
+from server.domain.limits import MAX_OPEN_STREAMS, Buckets, Limits
 from server.services.keys import Caller
 
 _REGISTRATION = options_pb2.RATE_CLASS_REGISTRATION
@@ -25,10 +25,10 @@ class RateLimits:
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
-        self._addresses = AddressBuckets(limits.address_per_minute)
+        self._addresses = Buckets(limits.address_per_minute)
         self._accounts = Buckets(limits.key_per_minute)
-        self._registrations = AddressBuckets(limits.registrations_per_minute)
-        self._failed_keys = AddressBuckets(limits.failed_keys_per_minute)
+        self._registrations = Buckets(limits.registrations_per_minute)
+        self._failed_keys = Buckets(limits.failed_keys_per_minute)
         self._messages = Buckets(limits.messages_per_minute, burst=limits.messages_at_once)
         self._most_streams = limits.open_streams
         self._streams: Counter[str] = Counter()
@@ -88,7 +88,7 @@ class RateLimits:
         return _refusal("failed-key", "unknown keys from this address", self._failed_keys, wait)
 
 
-def _refusal(name: str, counted: str, buckets: Buckets | AddressBuckets, wait: float) -> DomainError:
+def _refusal(name: str, counted: str, buckets: Buckets, wait: float) -> DomainError:
     seconds = math.ceil(wait)
     return DomainError(
         Reason.RATE_LIMITED,

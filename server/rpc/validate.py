@@ -21,7 +21,6 @@ from google.protobuf.message import Message
 from stdnum import iban
 
 from server.domain.errors import DomainError, invalid_field
-from server.domain.mailboxes import mailbox
 from server.domain.terms import DAY_MINUTES, is_timezone, minute_of, time_of_day
 from server.domain.texts import check_shown, cleaned
 from server.rpc import relations
@@ -359,10 +358,10 @@ def compact_iban(text: str) -> str:
 
 
 def email_key(email: str) -> str:
-    """The form of an address by which accounts are compared: the mailbox of the normalized address."""
+    """The form of an address by which accounts are compared: normalized, without case."""
     from email_validator import validate_email
 
-    return mailbox(str(validate_email(email, check_deliverability=False).normalized))
+    return str(validate_email(email, check_deliverability=False).normalized).casefold()
 
 
 _SHOWN: Mapping[int, Check] = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from server.domain.mailboxes import mailbox
 from server.domain.providers import AccountState
 from server.store import artifacts, states
 from server.store.models import (
@@ -92,8 +91,8 @@ _to_erase = PreparedQuery(
 
 def has_email(renter_id: int, email_key: str) -> bool:
     """Whether ``email_key``, the comparable form of an email address, belongs to the renter."""
-    stored = Renter.select(Renter.email_key).where(Renter.id == renter_id).scalar()
-    return stored is not None and mailbox(stored) == email_key
+    query = Renter.select().where(Renter.id == renter_id, Renter.email_key == email_key)
+    return bool(query.exists())
 
 
 def erase_account(renter_id: int) -> list[bytes]:

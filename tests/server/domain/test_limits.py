@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.limits import SITE_FACTOR, WINDOW_SECONDS, AddressBuckets, Buckets
+from server.domain.limits import WINDOW_SECONDS, Buckets
 
 NOW = 1_800_000_000.0
 
@@ -73,27 +73,3 @@ def test_no_minute_admits_more_than_twice_the_limit(pauses: list[float], per_min
         passed += [now for _ in range(5) if buckets.take("a", now) == 0]
     for start in passed:
         assert sum(start <= at < start + WINDOW_SECONDS for at in passed) <= 2 * per_minute
-
-
-def test_networks_of_one_site_share_a_larger_bucket() -> None:
-    buckets = AddressBuckets(10)
-    networks = [f"2600:1:2:{number:x}::/64" for number in range(100)]
-    assert sum(buckets.take(networks[0], NOW) == 0 for _ in range(20)) == 10
-    assert sum(buckets.take(network, NOW) == 0 for network in networks for _ in range(10)) == 150
-    assert SITE_FACTOR * 10 == 160
-    assert buckets.take("2600:1:3:1::/64", NOW) == 0  # another site
-    assert buckets.take("203.0.113.7", NOW) == 0
-
-
-def test_refused_call_of_a_site_takes_no_token_of_its_network() -> None:
-    buckets = AddressBuckets(1)
-    for number in range(SITE_FACTOR):
-        assert buckets.take(f"2600:1:2:{number:x}::/64", NOW) == 0
-    assert buckets.take("2600:1:2:ff::/64", NOW) > 0
-    later = NOW + 60 / SITE_FACTOR
-    assert buckets.take("2600:1:2:ff::/64", later) == 0
-
-
-def test_limit_that_is_switched_off_refuses_nobody() -> None:
-    buckets = AddressBuckets(0)
-    assert all(buckets.take("2600:1:2:1::/64", NOW) == 0 for _ in range(100))

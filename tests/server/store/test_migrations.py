@@ -169,32 +169,6 @@ async def test_accounts_may_owe_only_as_debt_and_keep_what_they_had(new_database
             assert await database.read(lambda: fetch_one(database, "PRAGMA integrity_check")) == ("ok",)
 
 
-async def test_accounts_of_one_mailbox_are_found_and_the_oldest_gets_it(new_database_url: str) -> None:
-    database = Database(new_database_url)
-    raw = database.peewee
-    for path in sorted(MIGRATIONS.glob("00*.py"))[:22]:
-        Runner(raw, str(MIGRATIONS)).up(path.stem)
-    keys = ["a+1@example.com", "a+2@example.com", "b@example.com", "b+1@example.com", "s.o@gmail.com"]
-    with raw.atomic():
-        for number, key in enumerate([*keys, "deleted 6"], 1):
-            execute(
-                database,
-                "INSERT INTO renter (id, name, email, email_key, created_ms) "
-                f"VALUES ({number}, 'R', '{key}', '{key}', 1)",
-            )
-    raw.close()
-    async with databases.opened(new_database_url) as database:
-        query = Renter.select(Renter.email_key).order_by(Renter.id)
-        assert await database.read(lambda: [key for (key,) in query.tuples()]) == [
-            "a@example.com",
-            "a+2@example.com",
-            "b@example.com",
-            "b+1@example.com",
-            "so@gmail.com",
-            "deleted 6",
-        ]
-
-
 async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> None:
     """A new column replaces the old: values, guard and references must be the same afterwards."""
     database = Database(new_database_url)
