@@ -15,7 +15,7 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
-from server.rpc.validate import email_key
+from server.rpc.validate import mailbox_of
 from server.services.heartbeats import Heartbeats
 from server.services.market import Market
 from server.services.providers import ProviderProfile, Providers
@@ -38,7 +38,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         registration = await self._providers.register(
             name=request.name.strip(),
             email=request.email,
-            email_key=email_key(request.email),
+            mailbox=mailbox_of(request.email),
             gpu_model=request.gpu_model,
             os=request.os.strip(),
             phone=request.phone,

@@ -11,7 +11,7 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.repeats import once
-from server.rpc.validate import email_key
+from server.rpc.validate import mailbox_of
 from server.services.market import Market, Offering
 from server.services.renters import Renters
 
@@ -27,7 +27,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         registration = await self._renters.register(
             name=request.name.strip(),
             email=request.email,
-            email_key=email_key(request.email),
+            mailbox=mailbox_of(request.email),
             organization=request.organization.strip(),
             phone=request.phone,
         )

@@ -91,7 +91,7 @@ class Providers:
         self._storage_limits = storage_limits
 
     async def register(
-        self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str
+        self, *, name: str, email: str, mailbox: str, gpu_model: str, os: str, phone: str
     ) -> Registration:
         """A new provider and its key. Raises EMAIL_TAKEN."""
         now_ms = ms(self._clock)
@@ -100,7 +100,7 @@ class Providers:
             provider_id = providers.create(
                 name=name,
                 email=email,
-                email_key=email_key,
+                mailbox=mailbox,
                 gpu_model=gpu_model,
                 os=os,
                 phone=phone,

@@ -51,7 +51,7 @@ class Renters:
         self._sandbox_topup = sandbox_topup
 
     async def register(
-        self, *, name: str, email: str, email_key: str, organization: str, phone: str
+        self, *, name: str, email: str, mailbox: str, organization: str, phone: str
     ) -> Registration:
         """A new renter and its key. Raises EMAIL_TAKEN."""
         now_ms = ms(self._clock)
@@ -60,7 +60,7 @@ class Renters:
             renter_id = renters.create(
                 name=name,
                 email=email,
-                email_key=email_key,
+                mailbox=mailbox,
                 organization=organization,
                 phone=phone,
                 now_ms=now_ms,

@@ -9,7 +9,6 @@ from typing import Any
 
 import peewee as pw
 
-from server.domain.errors import DomainError, Reason
 from server.domain.gpu_models import asked, bounds_mib, canonical, squeezed
 from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import SelfTest
@@ -18,6 +17,7 @@ from server.domain.jobs import JobType
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store import states
+from server.store.mailboxes import insert_account
 from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
@@ -94,7 +94,7 @@ def create(
     *,
     name: str,
     email: str,
-    email_key: str,
+    mailbox: str,
     gpu_model: str,
     os: str,
     phone: str,
@@ -107,24 +107,13 @@ def create(
         state=states.stored(state),
         name=name,
         email=email,
-        email_key=email_key,
+        mailbox=mailbox,
         gpu_model=canonical(gpu_model),
         claimed_gpu=gpu_model,
         os=os,
         phone=phone,
         created_ms=now_ms,
     )
-
-
-def insert_account(model: type[pw.Model], **values: Any) -> int:
-    try:
-        return int(model.insert(**values).execute())
-    except pw.IntegrityError:
-        raise DomainError(
-            Reason.EMAIL_TAKEN,
-            "email: an account with this address exists; use its key, or register another address",
-            field="email",
-        ) from None
 
 
 def get(provider_id: int) -> ProviderRow | None:

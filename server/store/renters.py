@@ -8,9 +8,9 @@ from typing import Any
 
 from server.domain.providers import AccountState
 from server.store import states
+from server.store.mailboxes import insert_account
 from server.store.models import Renter
 from server.store.prepared import PreparedRows, arg, locking
-from server.store.providers import insert_account
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class RenterRow:
     phone: str
     state: AccountState
     created_ms: int
+    mailbox: str | None
+    """The mailbox that is its own; None if another account has it."""
 
 
 _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
@@ -31,13 +33,13 @@ _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
 _lock = PreparedRows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
 
 
-def create(*, name: str, email: str, email_key: str, organization: str, phone: str, now_ms: int) -> int:
+def create(*, name: str, email: str, mailbox: str, organization: str, phone: str, now_ms: int) -> int:
     """Inserts a renter and returns its id. Raises EMAIL_TAKEN."""
     return insert_account(
         Renter,
         name=name,
         email=email,
-        email_key=email_key,
+        mailbox=mailbox,
         organization=organization,
         phone=phone,
         created_ms=now_ms,
@@ -76,4 +78,5 @@ def _row(row: Any) -> RenterRow:
         row.phone,
         AccountState(row.state),
         row.created_ms,
+        row.mailbox,
     )

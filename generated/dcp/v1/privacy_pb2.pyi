@@ -373,7 +373,7 @@ class DeleteOwnAccountRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     FORFEIT_BALANCE_HALALA_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The account's own e-mail address, compared without case. It prevents a deletion by mistake."""
+    """The account's own e-mail address, compared as at the registration. It prevents a deletion by mistake."""
     forfeit_balance_halala: _builtins.int
     """The exact balance of the wallet, in halala, which the renter gives up. Default: the deletion is refused
     if the wallet holds money.

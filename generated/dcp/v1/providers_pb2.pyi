@@ -108,7 +108,9 @@ class RegisterProviderRequest(_message.Message):
     name: _builtins.str
     """The name that renters see."""
     email: _builtins.str
-    """The provider's e-mail address. Only one provider can use an address; addresses are compared without case."""
+    """The provider's e-mail address. Only one provider can use a mailbox, whose address can be written in many ways: letter
+    case and what follows a `+` do not count, and at some domains, such as gmail.com, dots do not either.
+    """
     gpu_model: _builtins.str
     """The GPU model, such as `RTX 4090`. The daemon's report replaces it later."""
     os: _builtins.str

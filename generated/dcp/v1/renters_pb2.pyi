@@ -40,7 +40,9 @@ class RegisterRenterRequest(_message.Message):
     name: _builtins.str
     """The renter's name."""
     email: _builtins.str
-    """The renter's e-mail address. Only one renter can use an address; addresses are compared without case."""
+    """The renter's e-mail address. Only one renter can use a mailbox, whose address can be written in many ways: letter
+    case and what follows a `+` do not count, and at some domains, such as gmail.com, dots do not either.
+    """
     organization: _builtins.str
     """The renter's organization."""
     phone: _builtins.str

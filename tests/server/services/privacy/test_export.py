@@ -136,7 +136,7 @@ EXPORTED = {
 }
 # Columns that are not exported, and why.
 NOT_EXPORTED = {
-    "renter.email_key": "derived from the address",
+    "renter.mailbox": "derived from the address",
     "renter.state": "exported as suspended",
     "renter.erase_from_ms": "only for deleted renters",
     "renter.request_bytes": "the size of the requests that the export lists",
