@@ -43,7 +43,8 @@ _LIMITS = {
     "DCP_LIMIT_KEY": ("key_per_minute", "Most calls per minute by one account, with all its keys"),
     "DCP_LIMIT_ADDRESS": (
         "address_per_minute",
-        "Most calls per minute from one address (IPv6: one /64), not counting daemons' calls",
+        "Most calls per minute from one address (IPv6: one /64; one /48 has 8 times as many), "
+        "not counting daemons' calls",
     ),
     "DCP_LIMIT_REGISTRATIONS": (
         "registrations_per_minute",

@@ -92,14 +92,14 @@ def erase_account(renter: RenterRow) -> list[bytes]:
     Its mailbox is free for a new account, unless the account was suspended: then what stays of it bars it.
     """
     renter_id = renter.id
-    is_barred = renter.mailbox is not None and renter.state is AccountState.SUSPENDED
+    box = renter.mailbox if renter.state is AccountState.SUSPENDED else None
     digests = [bytes(sha256) for (sha256,) in tuples(_keys(renter_id, ApiKey.select(ApiKey.sha256)))]
     for erase in ERASED.values():
         erase(renter_id).execute()
     Renter.update(
         name=DELETED_NAME,
         email="",
-        mailbox=barred(renter.mailbox) if is_barred else None,
+        mailbox=barred(box) if box else None,
         organization="",
         phone="",
         state=states.stored(AccountState.DELETED),

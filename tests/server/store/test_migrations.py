@@ -227,8 +227,8 @@ async def test_mailbox_belongs_to_its_oldest_account(new_database_url: str) -> N
     async with databases.opened(new_database_url) as database:
         for model in (Provider, Renter):
             query = model.select(model.mailbox).order_by(model.id).limit(5).tuples()
-            boxes = [box for (box,) in await database.read(partial(list, query))]
-            assert boxes == ["omar@example.com", "sara@gmail.com", None, None, "o@x.com"]
+            boxes: list[tuple[str | None]] = await database.read(partial(list, query))
+            assert [box for (box,) in boxes] == ["omar@example.com", "sara@gmail.com", None, None, "o@x.com"]
             again = f"UPDATE {model._meta.table_name} SET mailbox = 'o@x.com' WHERE id = 4"
             with pytest.raises(Exception, match=r"(?i)constraint"):
                 await database.run(partial(execute, database, again))
