@@ -458,10 +458,12 @@ def template(database: InlineDatabase) -> None:
     for n in range(1, PROVIDERS + 1):
         email = f"p{n}@example.com"
         finish(
-            services.providers.register(
+            services.registration.provider(
                 name=f"p{n}", email=email, mailbox=email, gpu_model="", os="", phone=""
             )
         )
     for n in range(1, RENTERS + 1):
         email = f"r{n}@example.com"
-        finish(services.renters.register(name=f"r{n}", email=email, mailbox=email, organization="", phone=""))
+        finish(
+            services.registration.renter(name=f"r{n}", email=email, mailbox=email, organization="", phone="")
+        )

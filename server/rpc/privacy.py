@@ -63,6 +63,7 @@ def _renter(page: ExportPage) -> pb.ExportedRenter:
         created_at=convert.timestamp(row.created_ms),
         balance_halala=page.balance_halala,
         held_halala=page.held_halala,
+        email_verified_at=convert.timestamp(row.email_verified_ms),
     )
 
 

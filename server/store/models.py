@@ -42,6 +42,7 @@ class Provider(Table):
     self_tests = pw.TextField(default="[]")
     architecture = pw.TextField(default="")
     image_patterns = pw.TextField(null=True)
+    email_verified_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "provider"
@@ -91,6 +92,7 @@ class Renter(Table):
     created_ms = pw.BigIntegerField()
     erase_from_ms = pw.BigIntegerField(null=True)
     request_bytes = pw.BigIntegerField(default=0)
+    email_verified_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "renter"
@@ -439,6 +441,42 @@ class Discard(Table):
 
     class Meta:
         table_name = "discard"
+
+
+class EmailCode(Table):
+    id = pw.BigAutoField()
+    role = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    purpose = pw.TextField()
+    mailbox = pw.TextField()
+    sha256 = pw.BlobField(null=True)
+    created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField()
+    guesses = pw.IntegerField(default=0)
+    ready_ms = pw.BigIntegerField(null=True)
+    ended_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "email_code"
+
+
+class Letter(Table):
+    id = pw.BigAutoField()
+    role = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    kind = pw.TextField()
+    recipient = pw.TextField()
+    mailbox = pw.TextField()
+    email_code_id = pw.BigIntegerField(null=True)
+    facts = pw.TextField(default="{}")
+    status = pw.TextField(default="waiting")
+    created_ms = pw.BigIntegerField()
+    attempts = pw.IntegerField(default=0)
+    next_ms = pw.BigIntegerField()
+    error = pw.TextField(null=True)
+
+    class Meta:
+        table_name = "letter"
 
 
 # Every table, in the order of this file.

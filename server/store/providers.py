@@ -54,6 +54,7 @@ class ProviderRow:
     architecture: str
     image_patterns: tuple[str, ...] | None
     """Of the images that its owner allows; None if its daemon does not report them."""
+    email_verified_ms: int | None
 
 
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
@@ -94,7 +95,7 @@ def create(
     *,
     name: str,
     email: str,
-    mailbox: str,
+    mailbox: str | None,
     gpu_model: str,
     os: str,
     phone: str,
@@ -321,4 +322,5 @@ def _row(row: Any) -> ProviderRow:
         self_tests=tuple(_self_test(data) for data in json.loads(row.self_tests)),
         architecture=row.architecture,
         image_patterns=None if row.image_patterns is None else tuple(json.loads(row.image_patterns)),
+        email_verified_ms=row.email_verified_ms,
     )

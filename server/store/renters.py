@@ -25,7 +25,8 @@ class RenterRow:
     state: AccountState
     created_ms: int
     mailbox: str | None
-    """The mailbox that is its own; None if another account has it."""
+    """The mailbox that is its own; None if another account has it, or if it must prove it first."""
+    email_verified_ms: int | None
 
 
 _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
@@ -33,7 +34,7 @@ _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
 _lock = PreparedRows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
 
 
-def create(*, name: str, email: str, mailbox: str, organization: str, phone: str, now_ms: int) -> int:
+def create(*, name: str, email: str, mailbox: str | None, organization: str, phone: str, now_ms: int) -> int:
     """Inserts a renter and returns its id. Raises EMAIL_TAKEN."""
     return insert_account(
         Renter,
@@ -79,4 +80,5 @@ def _row(row: Any) -> RenterRow:
         AccountState(row.state),
         row.created_ms,
         row.mailbox,
+        row.email_verified_ms,
     )

@@ -17,8 +17,10 @@ from server.store.models import (
     ApiKey,
     Chunk,
     Dispute,
+    EmailCode,
     Job,
     Lease,
+    Letter,
     Renter,
     Repeat,
     Webhook,
@@ -34,6 +36,12 @@ ERASED: dict[str, Callable[[int], Any]] = {
     "webhook.renter_id": lambda renter_id: Webhook.delete().where(Webhook.renter_id == renter_id),
     "webhook_delivery.renter_id": lambda renter_id: WebhookDelivery.delete().where(
         WebhookDelivery.renter_id == renter_id
+    ),
+    "email_code.owner_id": lambda renter_id: EmailCode.delete().where(
+        EmailCode.role == "renter", EmailCode.owner_id == renter_id
+    ),
+    "letter.owner_id": lambda renter_id: Letter.delete().where(
+        Letter.role == "renter", Letter.owner_id == renter_id
     ),
     "repeat.owner": lambda renter_id: Repeat.delete().where(Repeat.owner == f"renter {renter_id}"),
 }
@@ -100,6 +108,7 @@ def erase_account(renter: RenterRow) -> list[bytes]:
         name=DELETED_NAME,
         email="",
         mailbox=barred(box) if box else None,
+        email_verified_ms=None,
         organization="",
         phone="",
         state=states.stored(AccountState.DELETED),

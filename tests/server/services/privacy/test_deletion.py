@@ -523,7 +523,7 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
     """Also when the event in flight succeeds: the sender has already read the events behind it."""
     config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
     services = Services(database, clock, config, body_text)
-    renter = await services.renters.register(
+    renter = await services.registration.renter(
         name="R", email="r@example.com", mailbox="r@example.com", organization="", phone=""
     )
     await services.renters.top_up(renter.id, 900)
