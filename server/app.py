@@ -34,6 +34,7 @@ from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
 from server.rpc.privacy import PrivacyServicer
 from server.rpc.providers import ProviderServicer
+from server.rpc.recovery import RecoveryServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
 from server.rpc.statements import StatementServicer
@@ -85,6 +86,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         ProviderServicer(
             services.providers, services.registration, services.heartbeats, services.market, newest
         ),
+        RecoveryServicer(services.recovery),
         RenterServicer(services.renters, services.registration, services.market),
         StatementServicer(services.statements),
         TermsServicer(services.terms),

@@ -56,6 +56,7 @@ _LIMITS = {
     "DCP_MAX_STREAMS": ("streams", "Most open streams of one provider"),
 }
 MAX_LIMIT = 1_000_000
+RECOVERY_HOURS = 24
 _SMTP_PORTS = {"smtp": 587, "smtps": 465}
 # The variables of the oldest accepted versions, with the fields of Minimums that they set.
 _MINIMUMS = {
@@ -185,6 +186,11 @@ VARIABLES = (
         "The newest version of the daemon, such as 1.4.0; older daemons report that an update exists.",
     ),
     Variable(
+        "DCP_RECOVERY_HOURS",
+        str(RECOVERY_HOURS),
+        "Hours that a new key for a lost one waits, so that whoever has the present key can cancel.",
+    ),
+    Variable(
         "DCP_SMTP_URL",
         "",
         "The mail server: smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://USER:PASSWORD@HOST:465. "
@@ -270,6 +276,8 @@ class Config:
     """The newest daemon's version; older daemons report that an update exists."""
     payouts: PayoutTerms = field(default_factory=PayoutTerms)
     """How long payouts mature, and how long a charge can be disputed."""
+    recovery_hours: int = RECOVERY_HOURS
+    """How long a new key for a lost one waits, so that the present key's holder can cancel."""
     mail: MailSettings | None = None
     """How mail is sent; None: none is, and accounts need no proof of their e-mail addresses."""
 
@@ -310,6 +318,7 @@ class Config:
                     for name, (field, least, most, _) in _STORAGE.items()
                 }
             ),
+            recovery_hours=_number("DCP_RECOVERY_HOURS", value["DCP_RECOVERY_HOURS"], 0, 720),
             mail=_mail(value),
             payouts=PayoutTerms(
                 **{

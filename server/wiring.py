@@ -38,6 +38,7 @@ from server.services.payouts import Payouts
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
+from server.services.recovery import Recovery
 from server.services.registration import Registration
 from server.services.renters import Renters
 from server.services.retention import Retention
@@ -112,6 +113,9 @@ class Services:
             database, clock, needs_approval=config.provider_approval, sends_mail=sends_mail
         )
         self.mailboxes = Mailboxes(database, clock, sends_mail=sends_mail)
+        self.recovery = Recovery(
+            database, clock, self.keys, sends_mail=sends_mail, delay_hours=config.recovery_hours
+        )
         self.mailer = Mailer(
             database, clock, SmtpMail(mail).send if mail else None, mail.public_url if mail else ""
         )

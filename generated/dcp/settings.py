@@ -68,6 +68,7 @@ SETTINGS = frozenset(
         "DCP_PROVIDER_KEY",
         "DCP_PUBLIC_SERVER",
         "DCP_PUBLIC_URL",
+        "DCP_RECOVERY_HOURS",
         "DCP_SANDBOX_TOPUP",
         "DCP_SCHEDULE",
         "DCP_SERVER",

@@ -19,6 +19,8 @@ MAX_GUESSES = 10
 """After this many wrong codes, the codes of an account are void."""
 MAX_CODES_A_DAY = 5
 CODE_BYTES = 16
+COLLECT_MS = 7 * DAY_MS
+"""How long a new key can be collected, after the delay."""
 KEPT_MS = 30 * DAY_MS
 """How long a code is kept after its end, to show what happened."""
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from server.domain.mailboxes import KEPT_MS, MAX_GUESSES, Purpose
 from server.store.models import EmailCode
-from server.store.prepared import locking
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,11 @@ def of_owner(role: str, owner_id: int, purpose: Purpose, now_ms: int) -> list[Co
 
 
 def by_digest(sha256: bytes, purpose: Purpose, now_ms: int) -> Code | None:
-    """The usable code with this digest; locks it."""
+    """The usable code with this digest. To use it, read it again when its account is locked."""
     query = EmailCode.select().where(
         EmailCode.sha256 == sha256, EmailCode.purpose == purpose.value, *_usable(now_ms)
     )
-    row = locking(query).first()
+    row = query.first()
     return _code(row) if row is not None else None
 
 
