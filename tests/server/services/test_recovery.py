@@ -247,10 +247,8 @@ async def test_without_mail_only_the_operator_starts_it(mute: Stack, role: str) 
     mute.clock.advance(DAY_SECONDS)
     new = (await mute.post("/api/accounts/lost-key/redeem", {"code": code}))["api_key"]
     assert (await mute.get(f"/api/{role}s/me", {"authorization": f"Bearer {new}"}))[role]["id"] == account_id
-    entries: Any = (await mute.get(f"/api/admin/audit?object={role}", ADMIN))["entries"]
-    assert all(
-        code not in str(entry) and new not in str(entry) and old not in str(entry) for entry in entries
-    )
+    entries = str(await mute.get(f"/api/admin/audit?object={role}", ADMIN))
+    assert [secret for secret in (code, new, old) if secret in entries] == []
 
 
 async def test_operator_cannot_recover_what_is_not_there(mute: Stack) -> None:
