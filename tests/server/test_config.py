@@ -160,12 +160,12 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_RECOVERY_HOURS": "721"}, "DCP_RECOVERY_HOURS"),
         ({"DCP_SMTP_URL": "smtp://m", "DCP_PUBLIC_URL": "https://m"}, "DCP_MAIL_FROM"),
         (
-            {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "A <a@m>", "DCP_PUBLIC_URL": "https://m"},
+            {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "<a@m>", "DCP_PUBLIC_URL": "https://m"},
             "DCP_MAIL_FROM",
         ),
         ({"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "a@m"}, "DCP_PUBLIC_URL"),
         (
-            {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "a@m", "DCP_PUBLIC_URL": "m.example"},
+            {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "a@m", "DCP_PUBLIC_URL": "m.test"},
             "DCP_PUBLIC_URL",
         ),
         ({"DCP_SMTP_URL": "smtp://m", "DCP_SMTP_URL_FILE": "f"}, "DCP_SMTP_URL and DCP_SMTP_URL_FILE"),
