@@ -5,6 +5,7 @@ It knows neither HTTP nor gRPC, and counts nothing.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # A longer list of proxies is not believed: nobody has as many, and each entry costs time.
 MAX_HOPS = 32
+SITE_FACTOR = 8
+"""The limit of a site, in limits of one address: whoever asks gets one, with 65,536 networks of 64 bits."""
+_REMEMBERED = 16_384
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d{1,5})?|([\d.]+):\d{1,5}", re.ASCII)
 
 
@@ -61,3 +65,11 @@ def counted(address: Address) -> str:
     if address.version == 4:
         return str(address)
     return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def site(name: str) -> str:
+    """The name of the site of a counted address: the IPv6 network of 48 bits; empty for any other name."""
+    if not name.endswith("::/64"):
+        return ""
+    return str(ipaddress.ip_network((name.removesuffix("/64"), 48), strict=False))

@@ -70,7 +70,8 @@ VARIABLES = (
     Variable(
         "DCP_MAX_ADDRESS_CONNECTIONS",
         str(MAX_ADDRESS_CONNECTIONS),
-        "Most HTTP connections from one address (IPv6: one /64), except from trusted proxies.",
+        "Most HTTP connections from one address (IPv6: one /64; one /48 has 8 times as many), "
+        "except from trusted proxies.",
     ),
     Variable(
         "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."

@@ -69,6 +69,7 @@ class Door:
         self._most_per_address = most_per_address
         self._open: dict[Connection, str] = {}
         self._per_address: Counter[str] = Counter()
+        """Open connections by address and by site; the empty name counts those that have none."""
         self.lingering = 0
         """Connections that were refused and are about to be closed."""
 
@@ -83,17 +84,21 @@ class Door:
         if name and self._per_address[name] >= self._most_per_address:
             text = f"This address already has {self._most_per_address} connections; close some of them."
             return ApiError("RATE_LIMITED", text)
+        site, most = addresses.site(name), addresses.SITE_FACTOR * self._most_per_address
+        if site and self._per_address[site] >= most:
+            return ApiError("RATE_LIMITED", f"The network {site} already has {most} connections.")
         self._open[connection] = name
-        self._per_address[name] += 1
+        self._per_address.update((name, site))
         return None
 
     def leave(self, connection: Connection) -> None:
         """Forgets a connection that has ended."""
         name = self._open.pop(connection, None)
         if name is not None:
-            self._per_address[name] -= 1
-            if not self._per_address[name]:
-                del self._per_address[name]
+            for each in (name, addresses.site(name)):
+                self._per_address[each] -= 1
+                if not self._per_address[each]:
+                    del self._per_address[each]
 
     def sweep(self) -> None:
         """Ends the connections that are overdue."""

@@ -28,11 +28,13 @@ from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
+from server.rpc.mailboxes import MailboxServicer
 from server.rpc.methods import Methods
 from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
 from server.rpc.privacy import PrivacyServicer
 from server.rpc.providers import ProviderServicer
+from server.rpc.recovery import RecoveryServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
 from server.rpc.statements import StatementServicer
@@ -77,11 +79,15 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         JobServicer(services.jobs),
         KeyServicer(services.key_ring),
         LedgerServicer(services.renters, services.proofs),
+        MailboxServicer(services.mailboxes),
         MetricServicer(services.metrics, services.providers),
         OperationServicer(services.operations),
         PrivacyServicer(services.export, services.deletion),
-        ProviderServicer(services.providers, services.heartbeats, services.market, newest),
-        RenterServicer(services.renters, services.market),
+        ProviderServicer(
+            services.providers, services.registration, services.heartbeats, services.market, newest
+        ),
+        RecoveryServicer(services.recovery),
+        RenterServicer(services.renters, services.registration, services.market),
         StatementServicer(services.statements),
         TermsServicer(services.terms),
         WebhookServicer(services.webhooks),
@@ -118,6 +124,10 @@ class Server:
         _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start, first=_refresh)
         self.services = Services(self._database, self._clock, self._config, body_text)
+        if self._config.mail is None:
+            log.info(
+                "sends no mail, so accounts need no proof of their e-mail addresses: DCP_SMTP_URL is not set"
+            )
         self._limits = RateLimits(self._config.limits, self._clock)
         addresses = Addresses(self._config.trusted_proxies)
         authentication = Authentication(

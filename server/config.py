@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from dcp.settings import SETTINGS
 from packaging.version import Version
@@ -43,7 +44,8 @@ _LIMITS = {
     "DCP_LIMIT_KEY": ("key_per_minute", "Most calls per minute by one account, with all its keys"),
     "DCP_LIMIT_ADDRESS": (
         "address_per_minute",
-        "Most calls per minute from one address (IPv6: one /64), not counting daemons' calls",
+        "Most calls per minute from one address (IPv6: one /64; one /48 has 8 times as many), "
+        "not counting daemons' calls",
     ),
     "DCP_LIMIT_REGISTRATIONS": (
         "registrations_per_minute",
@@ -54,6 +56,8 @@ _LIMITS = {
     "DCP_MAX_STREAMS": ("streams", "Most open streams of one provider"),
 }
 MAX_LIMIT = 1_000_000
+RECOVERY_HOURS = 24
+_SMTP_PORTS = {"smtp": 587, "smtps": 465}
 # The variables of the oldest accepted versions, with the fields of Minimums that they set.
 _MINIMUMS = {
     "DCP_MIN_DRIVER_VERSION": ("driver", "NVIDIA driver of providers that get jobs"),
@@ -195,6 +199,26 @@ VARIABLES = (
         "the server's own version",
         "The newest version of the daemon, such as 1.4.0; older daemons report that an update exists.",
     ),
+    Variable(
+        "DCP_RECOVERY_HOURS",
+        str(RECOVERY_HOURS),
+        "Hours that a new key for a lost one waits, so that whoever has the present key can cancel.",
+    ),
+    Variable(
+        "DCP_SMTP_URL",
+        "",
+        "The mail server: smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://USER:PASSWORD@HOST:465. "
+        "Unset: no mail is sent, and accounts need no proof of their e-mail addresses.",
+    ),
+    Variable(
+        "DCP_SMTP_URL_FILE", "", "A file whose first line is DCP_SMTP_URL, which keeps its password secret."
+    ),
+    Variable("DCP_MAIL_FROM", "", "The sender of mails, such as accounts@market.example. Mail needs it."),
+    Variable(
+        "DCP_PUBLIC_URL",
+        "",
+        "Where the marketplace is, for mails, such as https://market.example. Mail needs it.",
+    ),
     Variable("DCP_TLS_CERT", "", "Certificate chain (PEM). Unset: plain text, on loopback addresses only."),
     Variable("DCP_TLS_KEY", "", "The certificate's private key (PEM)."),
     Variable(
@@ -205,6 +229,27 @@ VARIABLES = (
 MIN_TOKEN_LENGTH = 32
 # The largest output must fit into one answer, even if it is not UTF-8 and each byte becomes three.
 OUTPUT_BYTES_RANGE = (1024, 5 * 1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class MailSettings:
+    """How mail is sent."""
+
+    host: str
+    port: int
+    implicit_tls: bool
+    """TLS from the first byte; otherwise STARTTLS."""
+    sender: str
+    """The address in From."""
+    public_url: str
+    """Where the marketplace is, without a slash at the end."""
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the mail server is on this machine, so that it may do without TLS."""
+        return _is_loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +294,10 @@ class Config:
     """How long payouts mature, and how long a charge can be disputed."""
     canary_percent: int = CANARY_PERCENT
     """How many of 100 jobs check the work of providers; 0: none."""
+    recovery_hours: int = RECOVERY_HOURS
+    """How long a new key for a lost one waits, so that the present key's holder can cancel."""
+    mail: MailSettings | None = None
+    """How mail is sent; None: none is, and accounts need no proof of their e-mail addresses."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -288,6 +337,8 @@ class Config:
                 }
             ),
             standing_counts=_boolean("DCP_STANDING_COUNTS", value["DCP_STANDING_COUNTS"]),
+            recovery_hours=_number("DCP_RECOVERY_HOURS", value["DCP_RECOVERY_HOURS"], 0, 720),
+            mail=_mail(value),
             payouts=PayoutTerms(
                 **{
                     field: _number(name, value[name], least, most)
@@ -418,6 +469,56 @@ def _newest_daemon(text: str) -> str:
         if len(text) <= 100:
             return str(Version(text))
     raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is not a version, such as 1.4.0")
+
+
+def _mail(value: Mapping[str, str]) -> MailSettings | None:
+    name, text = "DCP_SMTP_URL", value["DCP_SMTP_URL"]
+    if path := value["DCP_SMTP_URL_FILE"]:
+        if text:
+            raise ConfigError("DCP_SMTP_URL and DCP_SMTP_URL_FILE: set only one of them")
+        name = "DCP_SMTP_URL_FILE"
+        lines = _file(name, path).decode(errors="replace").split("\n")
+        text = lines[0].strip()
+        if not text:
+            raise ConfigError(f"{name}: the first line of {path} is empty")
+    if not text:
+        return None
+    # The text has a password, so no error quotes it.
+    wrong = ConfigError(f"{name}: is not smtp://USER:PASSWORD@HOST:PORT or smtps://USER:PASSWORD@HOST:PORT")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in _SMTP_PORTS or not host or parts.netloc.count("@") > 1:
+        raise wrong
+    if parts.path.strip("/") or parts.query or parts.fragment or bool(parts.username) != bool(parts.password):
+        raise wrong
+    return MailSettings(
+        host,
+        port or _SMTP_PORTS[parts.scheme],
+        parts.scheme == "smtps",
+        _sender(value["DCP_MAIL_FROM"]),
+        _public_url(value["DCP_PUBLIC_URL"]),
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+    )
+
+
+def _sender(text: str) -> str:
+    if not re.fullmatch(r"[^\s@<>]{1,64}@[A-Za-z0-9.-]{1,255}", text):
+        raise ConfigError(
+            "DCP_MAIL_FROM: set the sender's address, such as accounts@market.example, to send mail"
+        )
+    return text
+
+
+def _public_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]{1,255}(/[^\s?#]{0,255})?", text):
+        raise ConfigError(
+            "DCP_PUBLIC_URL: set the marketplace's address, such as https://market.example, to send mail"
+        )
+    return text.rstrip("/")
 
 
 def _log_level(text: str) -> str:

@@ -88,12 +88,14 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
         ),
         Loop(PERIOD_SECONDS, (Duty("judge reports", services.heartbeats.honesty.tick),)),
         Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
+        Loop(PERIOD_SECONDS, (Duty("send letters", services.mailer.tick),)),
         Loop(
             CLEANING_SECONDS,
             (
                 Duty("clean artifacts", services.cleaning.tick),
                 Duty("remove old texts of jobs", services.retention.tick),
                 Duty("remove old discards", services.discards.clean),
+                Duty("remove old letters", services.mailer.clean),
             ),
         ),
         Loop(CANARY_SECONDS, (Duty("check providers", services.canaries.tick),)),

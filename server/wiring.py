@@ -13,6 +13,7 @@ from server.clock import Clock
 from server.config import Config
 from server.domain.payouts import Period
 from server.domain.standing import Facts, assess
+from server.mail import SmtpMail
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
 from server.services.canaries import Canaries
@@ -25,6 +26,8 @@ from server.services.heartbeats import Heartbeats
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
 from server.services.keys import Credentials
+from server.services.mailboxes import Mailboxes
+from server.services.mailer import Mailer
 from server.services.market import Market
 from server.services.metrics import Metrics
 from server.services.operators.accounts import Accounts
@@ -37,6 +40,8 @@ from server.services.payouts import Payouts
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
+from server.services.recovery import Recovery
+from server.services.registration import Registration
 from server.services.renters import Renters
 from server.services.retention import Retention
 from server.services.sessions import Shared
@@ -56,6 +61,7 @@ class Services:
     def __init__(self, database: Database, clock: Clock, config: Config, write_event: Write) -> None:
         blobs = open_blobs(config.blob_store)
         post = Outbound(allow_private=config.webhooks_allow_private).post
+        mail, sends_mail = config.mail, config.mail is not None
         payouts = config.payouts
         matures = not payouts.is_immediate
         checks_are_on = bool(config.canary_percent)
@@ -69,7 +75,6 @@ class Services:
             database,
             self.fleet,
             clock,
-            config.provider_approval,
             config.minimums,
             config.storage_limits,
             period,
@@ -94,7 +99,13 @@ class Services:
         self.key_ring = KeyRing(database, clock, self.keys)
         self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
         self.jobs = Jobs(
-            database, self.dispatch, self.fleet, clock, config.limits.open_jobs, config.storage_limits
+            database,
+            self.dispatch,
+            self.fleet,
+            clock,
+            config.limits.open_jobs,
+            config.storage_limits,
+            needs_proof=sends_mail,
         )
         self.canaries = Canaries(database, self.fleet, self.jobs, clock, config.canary_percent)
         self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock, matures)
@@ -103,12 +114,24 @@ class Services:
         )
         self.cleaning = Cleaning(database, blobs, clock, config.artifact_limits)
         self.retention = Retention(database, clock, config.storage_limits)
-        self.renters = Renters(database, clock, config.sandbox_topup, config.storage_limits)
+        self.renters = Renters(
+            database, clock, config.sandbox_topup, config.storage_limits, needs_proof=sends_mail
+        )
+        self.registration = Registration(
+            database, clock, needs_approval=config.provider_approval, sends_mail=sends_mail
+        )
+        self.mailboxes = Mailboxes(database, clock, sends_mail=sends_mail)
+        self.recovery = Recovery(
+            database, clock, self.keys, sends_mail=sends_mail, delay_hours=config.recovery_hours
+        )
+        self.mailer = Mailer(
+            database, clock, SmtpMail(mail).send if mail else None, mail.public_url if mail else ""
+        )
         self.export = Export(database)
         self.deletion = Deletion(database, clock, self.keys)
         self.webhooks = Webhooks(database, clock, config.webhooks_allow_private)
         self.deliveries = Deliveries(database, clock, write_event, post)
-        self.withdrawals = Withdrawals(database, clock)
+        self.withdrawals = Withdrawals(database, clock, needs_proof=sends_mail)
         self.payouts = Payouts(database, clock, period)
         self.disputes = Disputes(database, clock, payouts.dispute_days)
         self.statements = Statements(database, clock)

@@ -460,12 +460,12 @@ def template(database: InlineDatabase) -> None:
     for n in range(1, PROVIDERS + 1):
         email = f"p{n}@example.com"
         finish(
-            services.providers.register(
-                name=f"p{n}", email=email, email_key=email, gpu_model="", os="", phone=""
+            services.registration.provider(
+                name=f"p{n}", email=email, mailbox=email, gpu_model="", os="", phone=""
             )
         )
     for n in range(1, RENTERS + 1):
         email = f"r{n}@example.com"
         finish(
-            services.renters.register(name=f"r{n}", email=email, email_key=email, organization="", phone="")
+            services.registration.renter(name=f"r{n}", email=email, mailbox=email, organization="", phone="")
         )

@@ -87,6 +87,9 @@ class Reason(StrEnum):
     NOT_CHARGED = "NOT_CHARGED"
     DISPUTE_TOO_LATE = "DISPUTE_TOO_LATE"
     TOO_MANY_DISPUTES = "TOO_MANY_DISPUTES"
+    EMAIL_NOT_VERIFIED = "EMAIL_NOT_VERIFIED"
+    WRONG_CODE = "WRONG_CODE"
+    MAIL_OFF = "MAIL_OFF"
 
 
 # With one of these the database failed, not the request.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from common.addresses import SITE_FACTOR, site
 
 WINDOW_SECONDS = 60
 _SECOND = 1_000_000_000
@@ -43,6 +46,14 @@ class Limits:
 
 
 OFF = Limits(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+class Shortage(NamedTuple):
+    """Why an address waits: how long, for which limit, and the site whose limit it is; empty for its own."""
+
+    seconds: float
+    per_minute: int
+    site: str = ""
 
 
 class Buckets:
@@ -84,3 +95,29 @@ class Buckets:
 
     def __len__(self) -> int:
         return len(self._full_at)
+
+
+class AddressBuckets:
+    """Buckets of addresses, each of which shares a larger bucket with the other addresses of its site."""
+
+    __slots__ = ("_addresses", "_sites")
+
+    def __init__(self, per_minute: int) -> None:
+        self._addresses = Buckets(per_minute)
+        self._sites = Buckets(SITE_FACTOR * per_minute)
+
+    def take(self, address: str, now: float) -> Shortage | None:
+        """Takes a token of the address and one of its site, or says which is missing."""
+        if wait := self._addresses.take(address, now):
+            return Shortage(wait, self._addresses.per_minute)
+        if (at := site(address)) and (wait := self._sites.take(at, now)):
+            return Shortage(wait, self._sites.per_minute, at)
+        return None
+
+    def shortage(self, address: str, now: float) -> Shortage | None:
+        """What keeps the address waiting; takes nothing."""
+        if wait := self._addresses.wait(address, now):
+            return Shortage(wait, self._addresses.per_minute)
+        if (at := site(address)) and (wait := self._sites.wait(at, now)):
+            return Shortage(wait, self._sites.per_minute, at)
+        return None

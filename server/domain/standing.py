@@ -296,7 +296,8 @@ class Party:
 def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
     """How many independent customers a provider has, and what they paid it.
 
-    Customers that share a mark, also by way of others, are one. Those that share one with the owner are none.
+    Customers that share a mark, also by way of others, are one. Those that share one with the owner are none,
+    and so are those of whom nothing is known.
     """
     parents: dict[str, str] = {}
 
@@ -312,8 +313,10 @@ def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
             parents[root(mark)] = root(first)
     own = {root(mark) for mark in owner.marks}
     paid: dict[str, int] = {}
-    for number, party in enumerate(all_of):
-        group = root(min(party.marks)) if party.marks else f"nobody {number}"
+    for party in all_of:
+        if not party.marks:
+            continue
+        group = root(min(party.marks))
         paid[group] = paid.get(group, 0) + party.paid_halala
     counted = [amount for group, amount in paid.items() if group not in own and amount >= LEAST_PAID_HALALA]
     return len(counted), sum(counted)

@@ -42,6 +42,7 @@ class WebhookEvent(StrEnum):
     TEST = "webhook.test"
     DISPUTE_OPENED = "dispute.opened"
     DISPUTE_DECIDED = "dispute.decided"
+    KEY_RECOVERY_STARTED = "key.recovery_started"
 
 
 class DeliveryStatus(StrEnum):

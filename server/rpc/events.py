@@ -15,12 +15,12 @@ from server.rpc import convert
 from server.rpc.enums import enum_map
 from server.store.webhooks import Delivery
 
-Body: TypeAlias = pb.JobEvent | pb.BalanceLowEvent | pb.TestEvent | pb.DisputeEvent
+Body: TypeAlias = pb.JobEvent | pb.BalanceLowEvent | pb.TestEvent | pb.DisputeEvent | pb.KeyRecoveryEvent
 _OF_DISPUTES = (WebhookEvent.DISPUTE_OPENED, WebhookEvent.DISPUTE_DECIDED)
 _TYPES = enum_map(WebhookEvent, pb.WebhookEvent)
 _WRITERS = {
     each.DESCRIPTOR: message_writer(each.DESCRIPTOR)
-    for each in (pb.JobEvent, pb.BalanceLowEvent, pb.TestEvent, pb.DisputeEvent)
+    for each in (pb.JobEvent, pb.BalanceLowEvent, pb.TestEvent, pb.DisputeEvent, pb.KeyRecoveryEvent)
 }
 
 
@@ -37,6 +37,9 @@ def _body(event: Delivery) -> Body:
         return pb.TestEvent(id=id_, type=kind, created_at=at, data=pb.TestEventData())
     if event.event is WebhookEvent.BALANCE_LOW:
         return pb.BalanceLowEvent(id=id_, type=kind, created_at=at, data=pb.LowBalance(**event.facts))
+    if event.event is WebhookEvent.KEY_RECOVERY_STARTED:
+        recovery = pb.KeyRecovery(ready_at=convert.timestamp(event.facts["ready_ms"]))
+        return pb.KeyRecoveryEvent(id=id_, type=kind, created_at=at, data=recovery)
     if event.event in _OF_DISPUTES:
         dispute = Dispute(**event.facts | {"state": DisputeState(event.facts["state"])})
         return pb.DisputeEvent(id=id_, type=kind, created_at=at, data=convert.dispute(dispute))

@@ -13,7 +13,6 @@ from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.keys import key
 from server.rpc.statements import line
-from server.rpc.validate import email_key
 from server.rpc.webhooks import delivery, webhook
 from server.services.explain import Attempt
 from server.services.privacy.deletion import Deletion
@@ -48,9 +47,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         self, request: pb.DeleteOwnAccountRequest, context: Context
     ) -> pb.DeleteOwnAccountResponse:
         renter_id = caller().id
-        forfeited = await self._deletion.delete(
-            renter_id, email_key(request.email), request.forfeit_balance_halala
-        )
+        forfeited = await self._deletion.delete(renter_id, request.email, request.forfeit_balance_halala)
         return pb.DeleteOwnAccountResponse(success=True, renter_id=renter_id, forfeited_halala=forfeited)
 
 
@@ -66,6 +63,7 @@ def _renter(page: ExportPage) -> pb.ExportedRenter:
         created_at=convert.timestamp(row.created_ms),
         balance_halala=page.balance_halala,
         held_halala=page.held_halala,
+        email_verified_at=convert.timestamp(row.email_verified_ms),
     )
 
 

@@ -15,19 +15,26 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, caller_address
 from server.rpc.terms import settings_message
-from server.rpc.validate import email_key
+from server.rpc.validate import mailbox_of
 from server.services.heartbeats import Heartbeats
 from server.services.market import Market
 from server.services.providers import ProviderProfile, Providers
+from server.services.registration import Registration
 
 _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
 class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     def __init__(
-        self, providers: Providers, heartbeats: Heartbeats, market: Market, newest_daemon: str
+        self,
+        providers: Providers,
+        registration: Registration,
+        heartbeats: Heartbeats,
+        market: Market,
+        newest_daemon: str,
     ) -> None:
         self._providers = providers
+        self._registration = registration
         self._heartbeats = heartbeats
         self._market = market
         self._newest_daemon = newest_daemon
@@ -35,17 +42,17 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     async def RegisterProvider(
         self, request: pb.RegisterProviderRequest, context: Context
     ) -> pb.RegisterProviderResponse:
-        registration = await self._providers.register(
+        registered = await self._registration.provider(
             name=request.name.strip(),
             email=request.email,
-            email_key=email_key(request.email),
+            mailbox=mailbox_of(request.email),
             gpu_model=request.gpu_model,
             os=request.os.strip(),
             phone=request.phone,
             address=caller_address(),
         )
         return pb.RegisterProviderResponse(
-            success=True, provider_id=registration.id, api_key=registration.api_key
+            success=True, provider_id=registered.id, api_key=registered.api_key
         )
 
     async def GetOwnProvider(
@@ -79,6 +86,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 hindrances=convert.hindrances(profile.hindrances),
                 stored_bytes=profile.stored_bytes,
                 stored_bytes_limit=profile.stored_bytes_limit or None,
+                email_verified=row.email_verified_ms is not None,
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

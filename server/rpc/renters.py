@@ -11,30 +11,30 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, caller_address
 from server.rpc.repeats import once
-from server.rpc.validate import email_key
+from server.rpc.validate import mailbox_of
 from server.services.market import Market, Offering
+from server.services.registration import Registration
 from server.services.renters import Renters
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
-    def __init__(self, renters: Renters, market: Market) -> None:
+    def __init__(self, renters: Renters, registration: Registration, market: Market) -> None:
         self._renters = renters
+        self._registration = registration
         self._market = market
 
     async def RegisterRenter(
         self, request: pb.RegisterRenterRequest, context: Context
     ) -> pb.RegisterRenterResponse:
-        registration = await self._renters.register(
+        registered = await self._registration.renter(
             name=request.name.strip(),
             email=request.email,
-            email_key=email_key(request.email),
+            mailbox=mailbox_of(request.email),
             organization=request.organization.strip(),
             phone=request.phone,
             address=caller_address(),
         )
-        return pb.RegisterRenterResponse(
-            success=True, renter_id=registration.id, api_key=registration.api_key
-        )
+        return pb.RegisterRenterResponse(success=True, renter_id=registered.id, api_key=registered.api_key)
 
     async def GetOwnRenter(
         self, request: pb.GetOwnRenterRequest, context: Context
@@ -54,6 +54,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
                 total_jobs=profile.total_jobs,
                 stored_bytes=profile.stored_bytes,
                 stored_bytes_limit=profile.stored_bytes_limit or None,
+                email_verified=row.email_verified_ms is not None,
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

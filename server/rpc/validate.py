@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from stdnum import iban
 
 from server.domain.errors import DomainError, invalid_field
+from server.domain.mailboxes import mailbox
 from server.domain.terms import DAY_MINUTES, is_timezone, minute_of, time_of_day
 from server.domain.texts import check_shown, cleaned
 from server.rpc import relations
@@ -357,11 +358,11 @@ def compact_iban(text: str) -> str:
     return "".join(text.split()).upper()
 
 
-def email_key(email: str) -> str:
-    """The form of an address by which accounts are compared: normalized, without case."""
+def mailbox_of(email: str) -> str:
+    """The mailbox of a valid address, by which accounts are compared."""
     from email_validator import validate_email
 
-    return str(validate_email(email, check_deliverability=False).normalized).casefold()
+    return mailbox(str(validate_email(email, check_deliverability=False).normalized))
 
 
 _SHOWN: Mapping[int, Check] = {

@@ -243,7 +243,7 @@ class Canaries:
         email = f"{secrets.token_hex(8)}@market.invalid"
         name = self._chance.choice(_NAMES)
         renter_id = renters.create(
-            name=name, email=email, email_key=email, organization="", phone="", now_ms=now_ms
+            name=name, email=email, mailbox=email, organization="", phone="", now_ms=now_ms
         )
         renters.give_to_market(renter_id)
         return renter_id

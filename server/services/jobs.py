@@ -27,6 +27,7 @@ from server.domain.jobs import (
 )
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
+from server.domain.mailboxes import refuse_unproven
 from server.domain.messages import CancelRun
 from server.domain.placement import Wants
 from server.domain.providers import AccountState
@@ -78,7 +79,11 @@ class Jobs:
         clock: Clock,
         max_open_jobs: int = 0,
         storage_limits: StorageLimits = STORAGE_LIMITS,
+        *,
+        needs_proof: bool = False,
     ) -> None:
+        """``needs_proof``: who submits must have proven its e-mail address."""
+        self._needs_proof = needs_proof
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
@@ -90,7 +95,7 @@ class Jobs:
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
         """Holds the maximum cost, stores the job and leases it to a free provider, in one transaction.
 
-        Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, PROVIDER_NOT_FOUND,
+        Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, EMAIL_NOT_VERIFIED, PROVIDER_NOT_FOUND,
         PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IMAGE_NOT_ALLOWED, IDEMPOTENCY_CLASH,
         RATE_LIMITED, RENTER_STORAGE_FULL.
         """
@@ -244,10 +249,12 @@ class Jobs:
     def _submit(
         self, renter_id: int, request: JobRequest, provider_id: int | None
     ) -> tuple[Job, list[Offer]]:
-        if present(renter_id).state is AccountState.SUSPENDED:
+        renter = present(renter_id)
+        if renter.state is AccountState.SUSPENDED:
             raise DomainError(
                 Reason.RENTER_SUSPENDED, "this account is suspended; write to the marketplace's operator"
             )
+        refuse_unproven(self._needs_proof, renter.email_verified_ms)
         if request.idempotency_key and (
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):

@@ -76,6 +76,12 @@ def dispute_changed(dispute: Dispute, event: WebhookEvent, now_ms: int) -> None:
         add(webhook, event, asdict(dispute), now_ms)
 
 
+def key_recovery_started(renter_id: int, ready_ms: int, now_ms: int) -> None:
+    """Adds an event that the main key is about to be replaced, if the renter has a webhook."""
+    if webhook := webhooks.lock(renter_id):
+        add(webhook, WebhookEvent.KEY_RECOVERY_STARTED, {"ready_ms": ready_ms}, now_ms)
+
+
 def add(webhook: Webhook, event: WebhookEvent, facts: dict[str, Any], now_ms: int) -> str:
     """Adds an event to the outbox of a locked webhook; returns the event's id."""
     event_id = f"evt-{secrets.token_hex(12)}"

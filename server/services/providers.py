@@ -27,7 +27,6 @@ from server.domain.standing import network
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.terms import Settings
-from server.services import keys
 from server.services.fleet import Fleet
 from server.store import jobs, ledger, providers, reliability, standing, storage, terms
 from server.store.database import Database
@@ -37,14 +36,6 @@ from server.store.standing import StandingRow
 RECENT_JOBS = 20
 ANY_VERSION = Minimums()
 PAYOUT_TERMS = PayoutTerms()
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """A new account's id and its key, which is shown only once."""
-
-    id: int
-    api_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,6 @@ class Providers:
         database: Database,
         fleet: Fleet,
         clock: Clock,
-        needs_approval: bool = False,
         minimums: Minimums = ANY_VERSION,
         storage_limits: StorageLimits = STORAGE_LIMITS,
         period: Period = PAYOUT_TERMS.everybody_is_new,
@@ -89,32 +79,8 @@ class Providers:
         self._period = period
         self._fleet = fleet
         self._clock = clock
-        self._needs_approval = needs_approval
         self._minimums = minimums
         self._storage_limits = storage_limits
-
-    async def register(
-        self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str, address: str = ""
-    ) -> Registration:
-        """A new provider and its key. Raises EMAIL_TAKEN."""
-        now_ms = ms(self._clock)
-
-        def create() -> Registration:
-            provider_id = providers.create(
-                name=name,
-                email=email,
-                email_key=email_key,
-                gpu_model=gpu_model,
-                os=os,
-                phone=phone,
-                network=network(address, standing.secret),
-                now_ms=now_ms,
-                state=AccountState.PENDING_APPROVAL if self._needs_approval else AccountState.ACTIVE,
-            )
-            standing.create(provider_id, now_ms)
-            return Registration(provider_id, keys.issue(keys.PROVIDER, provider_id, now_ms))
-
-        return await self._database.run(create)
 
     async def profile(self, provider_id: int) -> ProviderProfile:
         """The provider's own profile."""

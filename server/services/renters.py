@@ -9,12 +9,13 @@ from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.domain.mailboxes import refuse_unproven
 from server.domain.providers import AccountState
 from server.domain.standing import network
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
-from server.services import keys, outbox
+from server.services import outbox
 from server.services.operators.audit import Operator
-from server.services.providers import RECENT_JOBS, Registration
+from server.services.providers import RECENT_JOBS
 from server.services.repeats import once
 from server.store import jobs, ledger, renters, standing, storage
 from server.store.database import Database
@@ -45,31 +46,15 @@ class Renters:
         clock: Clock,
         sandbox_topup: bool,
         storage_limits: StorageLimits = STORAGE_LIMITS,
+        *,
+        needs_proof: bool = False,
     ) -> None:
+        """``needs_proof``: who tops up must have proven its e-mail address."""
+        self._needs_proof = needs_proof
         self._database = database
         self._storage_limits = storage_limits
         self._clock = clock
         self._sandbox_topup = sandbox_topup
-
-    async def register(
-        self, *, name: str, email: str, email_key: str, organization: str, phone: str, address: str = ""
-    ) -> Registration:
-        """A new renter and its key. Raises EMAIL_TAKEN."""
-        now_ms = ms(self._clock)
-
-        def create() -> Registration:
-            renter_id = renters.create(
-                name=name,
-                email=email,
-                email_key=email_key,
-                organization=organization,
-                phone=phone,
-                network=network(address, standing.secret),
-                now_ms=now_ms,
-            )
-            return Registration(renter_id, keys.issue(keys.RENTER, renter_id, now_ms))
-
-        return await self._database.run(create)
 
     async def profile(self, renter_id: int) -> RenterProfile:
         """The renter's own profile."""
@@ -96,7 +81,10 @@ class Renters:
         return await self._add(TransferKind.CREDIT, renter_id, amount_halala, operator)
 
     async def top_up(self, renter_id: int, amount_halala: int) -> int:
-        """Adds play money to the caller's own wallet; returns the new balance. Raises SANDBOX_OFF."""
+        """Adds play money to the caller's own wallet; returns the new balance.
+
+        Raises SANDBOX_OFF, EMAIL_NOT_VERIFIED, RENTER_DELETED.
+        """
         if not self._sandbox_topup:
             raise DomainError(
                 Reason.SANDBOX_OFF,
@@ -110,7 +98,9 @@ class Renters:
         now_ms = ms(self._clock)
 
         def add() -> int:
-            present(renter_id)
+            row = present(renter_id)
+            if operator is None:
+                refuse_unproven(self._needs_proof, row.email_verified_ms)
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
             outbox.wallet_changed(renter_id, now_ms)

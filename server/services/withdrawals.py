@@ -10,6 +10,7 @@ from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.ledger import ProviderMoney
+from server.domain.mailboxes import refuse_unproven
 from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState, next_state
 from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
@@ -35,19 +36,24 @@ class Overview:
 class Withdrawals:
     """The use cases of withdrawals."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, needs_proof: bool = False) -> None:
+        """``needs_proof``: who withdraws must have proven its e-mail address."""
         self._database = database
         self._clock = clock
+        self._needs_proof = needs_proof
 
     async def request(self, provider_id: int, amount_halala: int, iban: str) -> tuple[Withdrawal, int]:
         """Creates a request and reserves its amount; returns it, and what can still be withdrawn, in halala.
 
-        Raises WITHDRAWAL_OPEN, EARNINGS_TOO_LOW, PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED.
+        Raises WITHDRAWAL_OPEN, EARNINGS_TOO_LOW, PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED,
+        EMAIL_NOT_VERIFIED.
         """
         now_ms = ms(self._clock)
 
         def reserve() -> tuple[Withdrawal, int]:
-            refuse_shut_out(existing(provider_id).state)
+            provider = existing(provider_id)
+            refuse_shut_out(provider.state)
+            refuse_unproven(self._needs_proof, provider.email_verified_ms)
             # The row comes first: of two concurrent requests, the second waits here and is refused.
             withdrawal = _existing(withdrawals.insert(provider_id, amount_halala, iban, now_ms))
             money = settle_debt(provider_id, now_ms)

@@ -80,6 +80,14 @@ def retire_main(role: str, owner_id: int, expires_ms: int) -> list[bytes]:
     return digests
 
 
+def revoke_main(role: str, owner_id: int, now_ms: int) -> list[bytes]:
+    """Revokes all main keys of an owner that is locked; returns their digests."""
+    main = _own(role, owner_id) & ApiKey.scopes.is_null() & ApiKey.revoked_ms.is_null()
+    digests = [bytes(sha256) for (sha256,) in tuples(ApiKey.select(ApiKey.sha256).where(main))]
+    ApiKey.update(revoked_ms=now_ms).where(main).execute()
+    return digests
+
+
 def count_working(role: str, owner_id: int, now_ms: int, *, main: bool) -> int:
     """The number of an owner's valid main keys, or of its valid sub-keys."""
     works = ApiKey.revoked_ms.is_null() & (ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms))

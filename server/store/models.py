@@ -19,7 +19,7 @@ class Provider(Table):
     id = pw.BigAutoField()
     name = pw.TextField()
     email = pw.TextField()
-    email_key = pw.TextField()
+    mailbox = pw.TextField(null=True)
     gpu_model = pw.TextField(default="")
     gpu_vram_mib = pw.BigIntegerField(default=0)
     os = pw.TextField(default="")
@@ -43,6 +43,7 @@ class Provider(Table):
     architecture = pw.TextField(default="")
     image_patterns = pw.TextField(null=True)
     network = pw.TextField(null=True)
+    email_verified_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "provider"
@@ -85,7 +86,7 @@ class Renter(Table):
     id = pw.BigAutoField()
     name = pw.TextField()
     email = pw.TextField()
-    email_key = pw.TextField()
+    mailbox = pw.TextField(null=True)
     organization = pw.TextField(default="")
     phone = pw.TextField(default="")
     state = pw.TextField(default="active")
@@ -94,6 +95,7 @@ class Renter(Table):
     request_bytes = pw.BigIntegerField(default=0)
     network = pw.TextField(null=True)
     is_market = pw.BooleanField(default=False)
+    email_verified_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "renter"
@@ -496,6 +498,42 @@ class Canary(Table):
 
     class Meta:
         table_name = "canary"
+
+
+class EmailCode(Table):
+    id = pw.BigAutoField()
+    role = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    purpose = pw.TextField()
+    mailbox = pw.TextField()
+    sha256 = pw.BlobField(null=True)
+    created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField()
+    guesses = pw.IntegerField(default=0)
+    ready_ms = pw.BigIntegerField(null=True)
+    ended_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "email_code"
+
+
+class Letter(Table):
+    id = pw.BigAutoField()
+    role = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    kind = pw.TextField()
+    recipient = pw.TextField()
+    mailbox = pw.TextField()
+    email_code_id = pw.BigIntegerField(null=True)
+    facts = pw.TextField(default="{}")
+    status = pw.TextField(default="waiting")
+    created_ms = pw.BigIntegerField()
+    attempts = pw.IntegerField(default=0)
+    next_ms = pw.BigIntegerField()
+    error = pw.TextField(null=True)
+
+    class Meta:
+        table_name = "letter"
 
 
 # Every table, in the order of this file.

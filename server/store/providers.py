@@ -9,7 +9,6 @@ from typing import Any
 
 import peewee as pw
 
-from server.domain.errors import DomainError, Reason
 from server.domain.gpu_models import asked, bounds_mib, canonical, squeezed
 from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import SelfTest
@@ -19,6 +18,7 @@ from server.domain.levels import Standing
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store import states
+from server.store.mailboxes import insert_account
 from server.store.models import Provider, ProviderModel, ProviderStanding, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
@@ -55,6 +55,7 @@ class ProviderRow:
     architecture: str
     image_patterns: tuple[str, ...] | None
     """Of the images that its owner allows; None if its daemon does not report them."""
+    email_verified_ms: int | None
 
 
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
@@ -95,7 +96,7 @@ def create(
     *,
     name: str,
     email: str,
-    email_key: str,
+    mailbox: str | None,
     gpu_model: str,
     os: str,
     phone: str,
@@ -109,7 +110,7 @@ def create(
         state=states.stored(state),
         name=name,
         email=email,
-        email_key=email_key,
+        mailbox=mailbox,
         gpu_model=canonical(gpu_model),
         claimed_gpu=gpu_model,
         os=os,
@@ -117,17 +118,6 @@ def create(
         network=network,
         created_ms=now_ms,
     )
-
-
-def insert_account(model: type[pw.Model], **values: Any) -> int:
-    try:
-        return int(model.insert(**values).execute())
-    except pw.IntegrityError:
-        raise DomainError(
-            Reason.EMAIL_TAKEN,
-            "email: an account with this address exists; use its key, or register another address",
-            field="email",
-        ) from None
 
 
 def get(provider_id: int) -> ProviderRow | None:
@@ -342,4 +332,5 @@ def _row(row: Any) -> ProviderRow:
         self_tests=tuple(_self_test(data) for data in json.loads(row.self_tests)),
         architecture=row.architecture,
         image_patterns=None if row.image_patterns is None else tuple(json.loads(row.image_patterns)),
+        email_verified_ms=row.email_verified_ms,
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 from server.domain.providers import AccountState
 from server.store import states
+from server.store.mailboxes import insert_account
 from server.store.models import Renter, tuples
 from server.store.prepared import PreparedRows, arg, locking
-from server.store.providers import insert_account
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,9 @@ class RenterRow:
     phone: str
     state: AccountState
     created_ms: int
+    mailbox: str | None
+    """The mailbox that is its own; None if another account has it, or if it must prove it first."""
+    email_verified_ms: int | None
 
 
 _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
@@ -35,7 +38,7 @@ def create(
     *,
     name: str,
     email: str,
-    email_key: str,
+    mailbox: str | None,
     organization: str,
     phone: str,
     now_ms: int,
@@ -46,7 +49,7 @@ def create(
         Renter,
         name=name,
         email=email,
-        email_key=email_key,
+        mailbox=mailbox,
         organization=organization,
         phone=phone,
         network=network,
@@ -96,4 +99,6 @@ def _row(row: Any) -> RenterRow:
         row.phone,
         AccountState(row.state),
         row.created_ms,
+        row.mailbox,
+        row.email_verified_ms,
     )

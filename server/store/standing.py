@@ -36,7 +36,7 @@ SETTLED_MS = 60_000
 # The customers of one provider that an assessment looks at, those that paid most.
 CUSTOMERS_LIMIT = 200
 _CUSTOMERS = (
-    "SELECT * FROM (SELECT provider_customer.provider_id, paid_halala, email_key, network "
+    "SELECT * FROM (SELECT provider_customer.provider_id, paid_halala, mailbox, network "
     "FROM provider_customer JOIN renter ON renter.id = renter_id "
     "WHERE provider_customer.provider_id = {provider_id} AND renter.state <> {deleted} "
     "AND NOT renter.is_market "
@@ -153,18 +153,18 @@ def owners(provider_ids: Sequence[int]) -> dict[int, Party]:
     other = Provider.alias()
     mine, theirs = Withdrawal.alias(), Withdrawal.alias()
     linked = (
-        Provider.select(Provider.id, other.email_key, other.network)
+        Provider.select(Provider.id, other.mailbox, other.network)
         .join(mine, on=(mine.provider_id == Provider.id))
         .join(theirs, on=(theirs.iban == mine.iban))
         .join(other, on=(other.id == theirs.provider_id))
         .where(Provider.id.in_(list(provider_ids)))
         .distinct()
     )
-    own = Provider.select(Provider.id, Provider.email_key, Provider.network)
+    own = Provider.select(Provider.id, Provider.mailbox, Provider.network)
     found: dict[int, set[str]] = {}
     for rows in (own.where(Provider.id.in_(list(provider_ids))), linked):
-        for id_, email_key, network in tuples(rows):
-            found.setdefault(id_, set()).update(_marks(email_key, network))
+        for id_, mailbox, network in tuples(rows):
+            found.setdefault(id_, set()).update(_marks(mailbox, network))
     return {id_: Party(frozenset(marks)) for id_, marks in found.items()}
 
 
@@ -181,8 +181,8 @@ def customers(provider_ids: Sequence[int]) -> dict[int, list[Party]]:
         for id_ in found
     )
     if found:
-        for id_, amount, email_key, network in Provider._meta.database.execute_sql(" UNION ALL ".join(arms)):
-            found[id_].append(Party(frozenset(_marks(email_key, network)), int(amount)))
+        for id_, amount, mailbox, network in Provider._meta.database.execute_sql(" UNION ALL ".join(arms)):
+            found[id_].append(Party(frozenset(_marks(mailbox, network)), int(amount)))
     return found
 
 
@@ -205,8 +205,9 @@ def _begin() -> None:
     CustomersRead.insert(id=1, through_id=0, secret=secrets.token_bytes(32)).on_conflict_ignore().execute()
 
 
-def _marks(email_key: str, network: str | None) -> set[str]:
-    return {f"mail {email_key}", *([f"network {network}"] if network else [])}
+def _marks(mailbox: str | None, network: str | None) -> set[str]:
+    kinds = (("mail", mailbox), ("network", network))
+    return {f"{kind} {mark}" for kind, mark in kinds if mark}
 
 
 def _columns(found: Assessment) -> dict[str, Any]:

@@ -55,7 +55,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "idna": ("server.domain.texts",),
     "packaging": ("server.domain.versions", "server.config", "daemon.service.version"),
     # The server
-    "certifi": ("server.outbound",),
+    "aiosmtplib": ("server.mail",),
+    "certifi": ("server.mail", "server.outbound"),
     "email_validator": ("server.rpc.validate",),
     "httpcore": ("server.outbound",),
     "obstore": ("server.blobs.s3",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -14,8 +14,10 @@ from dcp.v1 import jobs_pb2
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from common.addresses import SITE_FACTOR
 from gateway import limits
-from gateway.connections import Door, http_settings
+from gateway.connections import Connection, Door, http_settings
+from gateway.errors import ApiError
 from tests.support import gateway_server, http_gateway
 from tests.support.gateway_server import FakeServer
 from tests.support.http_gateway import Client, Gateway
@@ -385,6 +387,22 @@ async def test_address_has_at_most_so_many_connections(server: FakeServer) -> No
         await clients[1].send(HEALTH)
         await clients[1].answer()
         clients[1].close()
+
+
+def test_networks_of_an_ipv6_site_share_a_larger_limit() -> None:
+    door = Door(most_per_address=1)
+
+    def enter(site: int, network: int) -> Any:
+        connection = cast(Connection, object())
+        return door.enter(connection, f"2001:db8:{site:x}:{network:x}::1") or connection
+
+    entered = [enter(1, network) for network in range(SITE_FACTOR)]
+    assert [isinstance(each, ApiError) for each in entered] == [False] * SITE_FACTOR
+    refused = enter(1, 99)
+    assert (refused.code, "2001:db8:1::/48" in str(refused)) == ("RATE_LIMITED", True)
+    assert not isinstance(enter(2, 99), ApiError)
+    door.leave(entered[0])
+    assert not isinstance(enter(1, 99), ApiError)
 
 
 async def test_trusted_proxy_carries_more_but_not_more_than_all(server: FakeServer) -> None:

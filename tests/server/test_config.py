@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from server.config import VARIABLES, Config, ConfigError
+from server.config import VARIABLES, Config, ConfigError, MailSettings
 from server.domain.limits import Limits
 from server.domain.payouts import PayoutTerms
 from server.domain.storage import StorageLimits
@@ -53,6 +53,10 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "DCP_NEW_PAYOUT_MATURES_HOURS": "8760",
             "DCP_DISPUTE_DAYS": "1",
             "DCP_CANARY_PERCENT": "0",
+            "DCP_RECOVERY_HOURS": "720",
+            "DCP_SMTP_URL": "smtps://user%40x:p%2Fw@mail.example",
+            "DCP_MAIL_FROM": "accounts@market.example",
+            "DCP_PUBLIC_URL": "https://market.example/",
         }
     )
     assert config == Config(
@@ -62,7 +66,56 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         storage_limits=StorageLimits(7, 0, 5000),
         payouts=PayoutTerms(0, 8760, 1),
         canary_percent=0,
+        recovery_hours=720,
+        mail=MailSettings(
+            "mail.example",
+            465,
+            True,
+            "accounts@market.example",
+            "https://market.example",
+            "user@x",
+            "p/w",
+        ),
     )
+
+
+MAIL = {"DCP_MAIL_FROM": "accounts@market.example", "DCP_PUBLIC_URL": "https://market.example"}
+
+
+def test_mail_server_and_its_password_can_be_in_a_file(tmp_path: Path) -> None:
+    place = tmp_path / "smtp"
+    place.write_text("smtp://u:p@mail.example\n")
+    mail = Config.from_env(MAIL | {"DCP_SMTP_URL_FILE": str(place)}).mail
+    assert mail is not None
+    assert (mail.host, mail.port, mail.implicit_tls, mail.user, mail.password) == (
+        "mail.example",
+        587,
+        False,
+        "u",
+        "p",
+    )
+    assert "password" not in repr(mail)
+    place.write_text("\n")
+    with pytest.raises(ConfigError, match="DCP_SMTP_URL_FILE"):
+        Config.from_env(MAIL | {"DCP_SMTP_URL_FILE": str(place)})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mail.example",
+        "http://u:sesame@mail.example",
+        "smtp://u@mail.example",
+        "smtp://u:ses@me@mail.example",
+        "smtp://u:sesame@mail.example:x",
+        "smtp://u:sesame@mail.example/inbox",
+        "smtp://u:sesame@",
+    ],
+)
+def test_bad_mail_server_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="DCP_SMTP_URL: is not smtp://") as caught:
+        Config.from_env(MAIL | {"DCP_SMTP_URL": url})
+    assert "ses" not in str(caught.value)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:5", "[::1]:65535", "127.9.9.9:1"])
@@ -107,6 +160,19 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_JOB_TEXT_DAYS": "0"}, "DCP_JOB_TEXT_DAYS"),
         ({"DCP_MAX_RENTER_BYTES": "-1"}, "DCP_MAX_RENTER_BYTES"),
         ({"DCP_MAX_PROVIDER_BYTES": "1 GiB"}, "DCP_MAX_PROVIDER_BYTES"),
+        ({"DCP_RECOVERY_HOURS": "721"}, "DCP_RECOVERY_HOURS"),
+        ({"DCP_SMTP_URL": "smtp://m", "DCP_PUBLIC_URL": "https://m"}, "DCP_MAIL_FROM"),
+        (
+            {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "<a@m>", "DCP_PUBLIC_URL": "https://m"},
+            "DCP_MAIL_FROM",
+        ),
+        ({"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "a@m"}, "DCP_PUBLIC_URL"),
+        (
+            {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "a@m", "DCP_PUBLIC_URL": "m.test"},
+            "DCP_PUBLIC_URL",
+        ),
+        ({"DCP_SMTP_URL": "smtp://m", "DCP_SMTP_URL_FILE": "f"}, "DCP_SMTP_URL and DCP_SMTP_URL_FILE"),
+        ({"DCP_SMTP_URL_FILE": "/no/such/file"}, "DCP_SMTP_URL_FILE: .*No such file"),
         ({"DCP_TLS_CERT": "/dev/null"}, "DCP_TLS_KEY"),
         ({"DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT"),
         ({"DCP_TLS_CERT": "/no/such/file", "DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT: .*No such file"),

@@ -23,11 +23,13 @@ from dcp.v1 import (
     keys_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    mailboxes_pb2_grpc,
     metrics_pb2_grpc,
     operations_pb2_grpc,
     privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
+    recovery_pb2_grpc,
     renters_pb2,
     renters_pb2_grpc,
     sessions_pb2,
@@ -242,10 +244,12 @@ class Market:
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self.mailbox_service = mailboxes_pb2_grpc.MailboxServiceStub(channel)
         self.metric_service = metrics_pb2_grpc.MetricServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
         self.privacy_service = privacy_pb2_grpc.PrivacyServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
+        self.recovery_service = recovery_pb2_grpc.RecoveryServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
         self.statement_service = statements_pb2_grpc.StatementServiceStub(channel)

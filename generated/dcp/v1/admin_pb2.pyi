@@ -584,7 +584,7 @@ Global___ListAuditEntriesResponse: _TypeAlias = ListAuditEntriesResponse  # noqa
 
 @_typing.final
 class AuditEntry(_message.Message):
-    """One action of an operator."""
+    """One action of an operator, or of an owner who replaces a lost key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -600,7 +600,7 @@ class AuditEntry(_message.Message):
     id: _builtins.int
     """The entry's id; newer entries have greater ids."""
     actor: _builtins.str
-    """The operator that acted."""
+    """Who did it: `admin`, or `owner` for what replaces a lost key."""
     action: _builtins.str
     """The action, such as `withdrawal.pay`."""
     object: _builtins.str
@@ -615,7 +615,7 @@ class AuditEntry(_message.Message):
     """The id of the HTTP or gRPC request that performed the action."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When the operator acted."""
+        """When it was done."""
 
     def __init__(
         self,

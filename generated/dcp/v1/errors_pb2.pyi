@@ -53,7 +53,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ADMIN_NOT_CONFIGURED: _ErrorReason.ValueType  # 9
     """The server was started without an admin token, so operators' routes are closed."""
     ERROR_REASON_EMAIL_TAKEN: _ErrorReason.ValueType  # 10
-    """Another account of the same kind has this e-mail address."""
+    """Another account of the same kind has this mailbox, however its address is written."""
     ERROR_REASON_INSUFFICIENT_BALANCE: _ErrorReason.ValueType  # 11
     """The renter's wallet holds less than the job's hold; `shortfall_halala` is the difference."""
     ERROR_REASON_PROVIDER_NOT_FOUND: _ErrorReason.ValueType  # 12
@@ -200,6 +200,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The time in which the job's charge could be disputed has ended."""
     ERROR_REASON_TOO_MANY_DISPUTES: _ErrorReason.ValueType  # 109
     """The renter has as many open disputes as are allowed: wait for a decision."""
+    ERROR_REASON_EMAIL_NOT_VERIFIED: _ErrorReason.ValueType  # 110
+    """The account's e-mail address is not proven: send the mailed code to `POST /api/accounts/verify-email`."""
+    ERROR_REASON_WRONG_CODE: _ErrorReason.ValueType  # 111
+    """The code is wrong, was used, or is no longer valid."""
+    ERROR_REASON_MAIL_OFF: _ErrorReason.ValueType  # 112
+    """This marketplace sends no mail: ask its operator."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -227,7 +233,7 @@ ERROR_REASON_WRONG_ROLE: ErrorReason.ValueType  # 8
 ERROR_REASON_ADMIN_NOT_CONFIGURED: ErrorReason.ValueType  # 9
 """The server was started without an admin token, so operators' routes are closed."""
 ERROR_REASON_EMAIL_TAKEN: ErrorReason.ValueType  # 10
-"""Another account of the same kind has this e-mail address."""
+"""Another account of the same kind has this mailbox, however its address is written."""
 ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 11
 """The renter's wallet holds less than the job's hold; `shortfall_halala` is the difference."""
 ERROR_REASON_PROVIDER_NOT_FOUND: ErrorReason.ValueType  # 12
@@ -374,6 +380,12 @@ ERROR_REASON_DISPUTE_TOO_LATE: ErrorReason.ValueType  # 108
 """The time in which the job's charge could be disputed has ended."""
 ERROR_REASON_TOO_MANY_DISPUTES: ErrorReason.ValueType  # 109
 """The renter has as many open disputes as are allowed: wait for a decision."""
+ERROR_REASON_EMAIL_NOT_VERIFIED: ErrorReason.ValueType  # 110
+"""The account's e-mail address is not proven: send the mailed code to `POST /api/accounts/verify-email`."""
+ERROR_REASON_WRONG_CODE: ErrorReason.ValueType  # 111
+"""The code is wrong, was used, or is no longer valid."""
+ERROR_REASON_MAIL_OFF: ErrorReason.ValueType  # 112
+"""This marketplace sends no mail: ask its operator."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

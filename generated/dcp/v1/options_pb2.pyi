@@ -94,7 +94,9 @@ class _RateClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateClass.V
     RATE_CLASS_UNSPECIFIED: _RateClass.ValueType  # 0
     """Calls are counted per address, and per account if the request carries a key."""
     RATE_CLASS_REGISTRATION: _RateClass.ValueType  # 1
-    """Calls are counted only per address, with a low limit, because each call creates an account."""
+    """Calls are counted only per address, with a low limit, because each call creates an account, sends mail, or
+    may guess a code.
+    """
     RATE_CLASS_DAEMON: _RateClass.ValueType  # 2
     """Calls are counted only per account, because thousands of daemons can share one address."""
 
@@ -104,7 +106,9 @@ class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
 RATE_CLASS_UNSPECIFIED: RateClass.ValueType  # 0
 """Calls are counted per address, and per account if the request carries a key."""
 RATE_CLASS_REGISTRATION: RateClass.ValueType  # 1
-"""Calls are counted only per address, with a low limit, because each call creates an account."""
+"""Calls are counted only per address, with a low limit, because each call creates an account, sends mail, or
+may guess a code.
+"""
 RATE_CLASS_DAEMON: RateClass.ValueType  # 2
 """Calls are counted only per account, because thousands of daemons can share one address."""
 Global___RateClass: _TypeAlias = RateClass  # noqa: Y015

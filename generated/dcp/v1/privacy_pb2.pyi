@@ -139,6 +139,7 @@ class ExportedRenter(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     BALANCE_HALALA_FIELD_NUMBER: _builtins.int
     HELD_HALALA_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFIED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     name: _builtins.str
@@ -159,6 +160,10 @@ class ExportedRenter(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
 
+    @_builtins.property
+    def email_verified_at(self) -> _timestamp_pb2.Timestamp:
+        """When its e-mail address was proven. Absent if it was not."""
+
     def __init__(
         self,
         *,
@@ -171,10 +176,11 @@ class ExportedRenter(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         balance_halala: _builtins.int = ...,
         held_halala: _builtins.int = ...,
+        email_verified_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email_verified_at", b"email_verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "phone", b"phone", "suspended", b"suspended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "email_verified_at", b"email_verified_at", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "phone", b"phone", "suspended", b"suspended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,7 +379,7 @@ class DeleteOwnAccountRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     FORFEIT_BALANCE_HALALA_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The account's own e-mail address, compared without case. It prevents a deletion by mistake."""
+    """The account's own e-mail address, compared as at the registration. It prevents a deletion by mistake."""
     forfeit_balance_halala: _builtins.int
     """The exact balance of the wallet, in halala, which the renter gives up. Default: the deletion is refused
     if the wallet holds money.

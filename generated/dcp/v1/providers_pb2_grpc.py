@@ -73,6 +73,10 @@ class ProviderServiceServicer:
 
     def RegisterProvider(self, request, context):
         """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256.
+
+        A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+        proves the address, the provider can run jobs, but not withdraw. If the mailbox has an account already, its
+        owner gets a notice instead, and the new account stays without proof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

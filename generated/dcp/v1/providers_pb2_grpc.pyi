@@ -34,7 +34,12 @@ class ProviderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProviderServiceAsyncStub: ...
     RegisterProvider: _grpc.UnaryUnaryMultiCallable[_providers_pb2.RegisterProviderRequest, _providers_pb2.RegisterProviderResponse]
-    """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256."""
+    """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256.
+
+    A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+    proves the address, the provider can run jobs, but not withdraw. If the mailbox has an account already, its
+    owner gets a notice instead, and the new account stays without proof.
+    """
     GetOwnProvider: _grpc.UnaryUnaryMultiCallable[_providers_pb2.GetOwnProviderRequest, _providers_pb2.GetOwnProviderResponse]
     """Returns the provider's own profile: its status, jobs, earnings, last heartbeat and GPU figures."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_providers_pb2.HeartbeatRequest, _providers_pb2.HeartbeatResponse]
@@ -65,7 +70,12 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterProvider: _aio.UnaryUnaryMultiCallable[_providers_pb2.RegisterProviderRequest, _providers_pb2.RegisterProviderResponse]  # type: ignore[assignment]
-    """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256."""
+    """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256.
+
+    A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+    proves the address, the provider can run jobs, but not withdraw. If the mailbox has an account already, its
+    owner gets a notice instead, and the new account stays without proof.
+    """
     GetOwnProvider: _aio.UnaryUnaryMultiCallable[_providers_pb2.GetOwnProviderRequest, _providers_pb2.GetOwnProviderResponse]  # type: ignore[assignment]
     """Returns the provider's own profile: its status, jobs, earnings, last heartbeat and GPU figures."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_providers_pb2.HeartbeatRequest, _providers_pb2.HeartbeatResponse]  # type: ignore[assignment]
@@ -99,7 +109,12 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _providers_pb2.RegisterProviderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_providers_pb2.RegisterProviderResponse, _abc.Awaitable[_providers_pb2.RegisterProviderResponse]]:
-        """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256."""
+        """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256.
+
+        A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+        proves the address, the provider can run jobs, but not withdraw. If the mailbox has an account already, its
+        owner gets a notice instead, and the new account stays without proof.
+        """
 
     @_abc_1.abstractmethod
     def GetOwnProvider(

@@ -34,7 +34,12 @@ class RenterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RenterServiceAsyncStub: ...
     RegisterRenter: _grpc.UnaryUnaryMultiCallable[_renters_pb2.RegisterRenterRequest, _renters_pb2.RegisterRenterResponse]
-    """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256."""
+    """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256.
+
+    A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+    proves the address, the key can read, but neither submit jobs nor top up. If the mailbox has an account
+    already, its owner gets a notice instead, and the new account stays without proof.
+    """
     GetOwnRenter: _grpc.UnaryUnaryMultiCallable[_renters_pb2.GetOwnRenterRequest, _renters_pb2.GetOwnRenterResponse]
     """Returns the renter's own profile, wallet and newest jobs."""
     ListAvailableProviders: _grpc.UnaryUnaryMultiCallable[_renters_pb2.ListAvailableProvidersRequest, _renters_pb2.ListAvailableProvidersResponse]
@@ -50,7 +55,12 @@ class RenterServiceAsyncStub(RenterServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterRenter: _aio.UnaryUnaryMultiCallable[_renters_pb2.RegisterRenterRequest, _renters_pb2.RegisterRenterResponse]  # type: ignore[assignment]
-    """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256."""
+    """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256.
+
+    A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+    proves the address, the key can read, but neither submit jobs nor top up. If the mailbox has an account
+    already, its owner gets a notice instead, and the new account stays without proof.
+    """
     GetOwnRenter: _aio.UnaryUnaryMultiCallable[_renters_pb2.GetOwnRenterRequest, _renters_pb2.GetOwnRenterResponse]  # type: ignore[assignment]
     """Returns the renter's own profile, wallet and newest jobs."""
     ListAvailableProviders: _aio.UnaryUnaryMultiCallable[_renters_pb2.ListAvailableProvidersRequest, _renters_pb2.ListAvailableProvidersResponse]  # type: ignore[assignment]
@@ -69,7 +79,12 @@ class RenterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _renters_pb2.RegisterRenterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_renters_pb2.RegisterRenterResponse, _abc.Awaitable[_renters_pb2.RegisterRenterResponse]]:
-        """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256."""
+        """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256.
+
+        A marketplace that sends mail answers every address in the same way, and mails a code to it; until the code
+        proves the address, the key can read, but neither submit jobs nor top up. If the mailbox has an account
+        already, its owner gets a notice instead, and the new account stays without proof.
+        """
 
     @_abc_1.abstractmethod
     def GetOwnRenter(

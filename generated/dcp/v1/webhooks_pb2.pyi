@@ -45,6 +45,10 @@ class _WebhookEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookE
     """A dispute was opened."""
     WEBHOOK_EVENT_DISPUTE_DECIDED: _WebhookEvent.ValueType  # 7
     """An operator decided a dispute."""
+    WEBHOOK_EVENT_KEY_RECOVERY_STARTED: _WebhookEvent.ValueType  # 8
+    """Somebody sent a code for lost keys, which gives a new main key after a delay; see `POST
+    /api/accounts/lost-key/cancel`.
+    """
 
 class WebhookEvent(_WebhookEvent, metaclass=_WebhookEventEnumTypeWrapper):
     """The kind of event."""
@@ -67,6 +71,10 @@ WEBHOOK_EVENT_DISPUTE_OPENED: WebhookEvent.ValueType  # 6
 """A dispute was opened."""
 WEBHOOK_EVENT_DISPUTE_DECIDED: WebhookEvent.ValueType  # 7
 """An operator decided a dispute."""
+WEBHOOK_EVENT_KEY_RECOVERY_STARTED: WebhookEvent.ValueType  # 8
+"""Somebody sent a code for lost keys, which gives a new main key after a delay; see `POST
+/api/accounts/lost-key/cancel`.
+"""
 Global___WebhookEvent: _TypeAlias = WebhookEvent  # noqa: Y015
 
 class _DeliveryStatus:
@@ -769,6 +777,68 @@ class LowBalance(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LowBalance: _TypeAlias = LowBalance  # noqa: Y015
+
+@_typing.final
+class KeyRecoveryEvent(_message.Message):
+    """The body of the event that a code for lost keys was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> Global___KeyRecovery:
+        """When the main key can be replaced."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: Global___KeyRecovery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRecoveryEvent: _TypeAlias = KeyRecoveryEvent  # noqa: Y015
+
+@_typing.final
+class KeyRecovery(_message.Message):
+    """The replacement of the main key that a code for lost keys started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ready_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on the code gives a new main key, which revokes the present one."""
+
+    def __init__(
+        self,
+        *,
+        ready_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ready_at", b"ready_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ready_at", b"ready_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRecovery: _TypeAlias = KeyRecovery  # noqa: Y015
 
 @_typing.final
 class DisputeEvent(_message.Message):

@@ -12,6 +12,7 @@ import logging
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.domain.mailboxes import mailbox
 from server.services.each import each
 from server.services.keys import Credentials
 from server.services.renters import present
@@ -31,7 +32,7 @@ class Deletion:
         self._clock = clock
         self._known = known
 
-    async def delete(self, renter_id: int, email_key: str, forfeit_halala: int) -> int:
+    async def delete(self, renter_id: int, email: str, forfeit_halala: int) -> int:
         """Deletes an account whose e-mail address is confirmed; returns the forfeited balance, in halala.
 
         ``tick`` erases the texts of its newest jobs, those beyond the first ``erasure.BATCH``. Raises
@@ -40,8 +41,8 @@ class Deletion:
         now_ms = ms(self._clock)
 
         def delete() -> list[bytes]:
-            present(renter_id)
-            if not erasure.has_email(renter_id, email_key):
+            renter = present(renter_id)
+            if mailbox(email) != mailbox(renter.email):
                 raise DomainError(
                     Reason.WRONG_EMAIL,
                     "email: is not this account's address; send the address it was registered with; "
@@ -51,7 +52,7 @@ class Deletion:
             _refuse_open_jobs(renter_id)
             _give_up_wallet(renter_id, forfeit_halala, now_ms)
             webhooks.lock(renter_id)
-            digests = erasure.erase_account(renter_id)
+            digests = erasure.erase_account(renter)
             erasure.erase_jobs(renter_id)
             return digests
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from server.domain.mailboxes import barred
 from server.domain.providers import AccountState
 from server.store import artifacts, states
 from server.store.models import (
     ApiKey,
     Chunk,
     Dispute,
+    EmailCode,
     Job,
     Lease,
+    Letter,
     Renter,
     Repeat,
     Webhook,
@@ -25,6 +28,7 @@ from server.store.models import (
     tuples,
 )
 from server.store.prepared import PreparedQuery, arg
+from server.store.renters import RenterRow
 
 # Rows that are deleted with the account, by the column with the id of the renter.
 ERASED: dict[str, Callable[[int], Any]] = {
@@ -32,6 +36,12 @@ ERASED: dict[str, Callable[[int], Any]] = {
     "webhook.renter_id": lambda renter_id: Webhook.delete().where(Webhook.renter_id == renter_id),
     "webhook_delivery.renter_id": lambda renter_id: WebhookDelivery.delete().where(
         WebhookDelivery.renter_id == renter_id
+    ),
+    "email_code.owner_id": lambda renter_id: EmailCode.delete().where(
+        EmailCode.role == "renter", EmailCode.owner_id == renter_id
+    ),
+    "letter.owner_id": lambda renter_id: Letter.delete().where(
+        Letter.role == "renter", Letter.owner_id == renter_id
     ),
     "repeat.owner": lambda renter_id: Repeat.delete().where(Repeat.owner == f"renter {renter_id}"),
 }
@@ -89,21 +99,21 @@ _to_erase = PreparedQuery(
 )
 
 
-def has_email(renter_id: int, email_key: str) -> bool:
-    """Whether ``email_key``, the comparable form of an email address, belongs to the renter."""
-    query = Renter.select().where(Renter.id == renter_id, Renter.email_key == email_key)
-    return bool(query.exists())
+def erase_account(renter: RenterRow) -> list[bytes]:
+    """Erases the account except jobs and money, and marks the jobs for erasure; returns its keys' digests.
 
-
-def erase_account(renter_id: int) -> list[bytes]:
-    """Erases the account except jobs and money, and marks the jobs for erasure; returns its keys' digests."""
+    Its mailbox is free for a new account, unless the account was suspended: then what stays of it bars it.
+    """
+    renter_id = renter.id
+    box = renter.mailbox if renter.state is AccountState.SUSPENDED else None
     digests = [bytes(sha256) for (sha256,) in tuples(_keys(renter_id, ApiKey.select(ApiKey.sha256)))]
     for erase in ERASED.values():
         erase(renter_id).execute()
     Renter.update(
         name=DELETED_NAME,
         email="",
-        email_key=f"deleted {renter_id}",  # frees the renter's own address
+        mailbox=barred(box) if box else None,
+        email_verified_ms=None,
         organization="",
         phone="",
         network=None,

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import server.rpc.limits
+from common.addresses import SITE_FACTOR
 from server.domain.limits import OFF, Limits
 from server.domain.sessions import MAX_SLOTS
 from server.rpc.addresses import Addresses
@@ -110,6 +111,45 @@ async def test_registrations_have_their_own_limit(sqlite_url: str, clock: Manual
         )
         await register(market, 3, ELSEWHERE)
         await call_without_key(market, HOME)
+
+
+def of_ipv6(site: int, network: int, host: int = 1) -> Metadata:
+    """The address of a host in one of the networks of a site."""
+    return (("x-forwarded-for", f"2001:db8:{site:x}:{network:x}::{host:x}"),)
+
+
+async def test_hosts_of_an_ipv6_network_share_a_limit_and_its_site_has_a_larger_one(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    async with limited(sqlite_url, clock, registrations_per_minute=2) as market:
+        await register(market, 1, of_ipv6(1, 0, host=1))
+        await register(market, 2, of_ipv6(1, 0, host=2))
+        assert limit_facts(await refusal(register(market, 3, of_ipv6(1, 0, host=3))))[2:] == (2, 30)
+        for number in range(2, 2 * SITE_FACTOR):
+            await register(market, 10 + number, of_ipv6(1, number // 2))
+        refused = await refusal(register(market, 100, of_ipv6(1, 0xFFFF)))
+        assert limit_facts(refused) == ("RATE_LIMITED", "registration", 2 * SITE_FACTOR, 4)
+        assert "the network 2001:db8:1::/48" in refused.message
+        await register(market, 101, of_ipv6(2, 0))
+        clock.advance(4)
+        await register(market, 102, of_ipv6(1, 0xFFFE))
+
+
+async def test_guesses_and_streams_of_an_ipv6_site_have_its_limit(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    async with limited(sqlite_url, clock, failed_keys_per_minute=1, open_streams=1) as market:
+        guess = Party(0, "dcp-renter-" + "x" * 43)
+        for network in range(SITE_FACTOR):
+            refused = await refusal(call_with_key(market, guess, of_ipv6(1, network)))
+            assert refused.reason == "INVALID_CREDENTIAL"
+        refused = await refusal(call_with_key(market, guess, of_ipv6(1, 99)))
+        assert limit_facts(refused)[:3] == ("RATE_LIMITED", "failed-key", SITE_FACTOR)
+        watches = [await until_watching(market, of_ipv6(1, network)) for network in range(SITE_FACTOR)]
+        assert (await refusal(watch(market, of_ipv6(1, 99)).read())).reason == "RATE_LIMITED"
+        watches.append(await until_watching(market, of_ipv6(2, 0)))
+        for call in watches:
+            call.cancel()
 
 
 async def test_unknown_keys_are_limited_by_address(sqlite_url: str, clock: ManualClock) -> None:

@@ -416,22 +416,12 @@ def test_a_network_is_a_prefix_that_nobody_can_read_and_private_addresses_have_n
 
 
 async def test_registration_keeps_the_network_of_the_caller_and_no_address(market: Market) -> None:
-    provider = await market.server.services.providers.register(
-        name="P",
-        email="n@example.com",
-        email_key="n@example.com",
-        gpu_model="",
-        os="",
-        phone="",
-        address="8.8.8.8",
+    registration, mailbox = market.server.services.registration, "n@example.com"
+    provider = await registration.provider(
+        name="P", email=mailbox, mailbox=mailbox, gpu_model="", os="", phone="", address="8.8.8.8"
     )
-    renter = await market.server.services.renters.register(
-        name="R",
-        email="n@example.com",
-        email_key="n@example.com",
-        organization="",
-        phone="",
-        address="8.8.8.9",
+    renter = await registration.renter(
+        name="R", email=mailbox, mailbox=mailbox, organization="", phone="", address="8.8.8.9"
     )
     kept = await market.sql(
         lambda: (Provider.get_by_id(provider.id).network, Renter.get_by_id(renter.id).network)

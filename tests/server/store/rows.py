@@ -31,7 +31,7 @@ class Rows:
 
         def create() -> int:
             provider_id = providers.create(
-                name="P", email=email, email_key=email, gpu_model="", os="", phone="", now_ms=NOW_MS
+                name="P", email=email, mailbox=email, gpu_model="", os="", phone="", now_ms=NOW_MS
             )
             sessions.begin(provider_id, JobType, NOW_MS)
             return provider_id
@@ -44,7 +44,7 @@ class Rows:
 
         def create() -> int:
             renter_id = renters.create(
-                name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS
+                name="R", email=email, mailbox=email, organization="", phone="", now_ms=NOW_MS
             )
             if halala:
                 wallet = rules.renter(renter_id)

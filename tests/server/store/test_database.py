@@ -27,7 +27,7 @@ from tests.support.databases import Postgres, connection, execute, fetch_one
 
 
 def insert_renter(email: str) -> int:
-    return renters.create(name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS)
+    return renters.create(name="R", email=email, mailbox=email, organization="", phone="", now_ms=NOW_MS)
 
 
 async def test_concurrent_writes_all_happen(database: Database) -> None:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from server.services.renters import existing
 from server.store.database import Database
 from server.store.models import MODELS, Chunk, Job, Lease
 from server.store.privacy import erasure
@@ -68,7 +69,7 @@ async def test_batches_erase_every_job_once_oldest_first(
     await database.run(lambda: erasure.erase_jobs(renter_id))
     # Nothing of an existing account is erased.
     assert await database.read(count_texts) == (len(times) + 2,) * 3
-    await database.run(lambda: erasure.erase_account(renter_id))
+    await database.run(lambda: erasure.erase_account(existing(renter_id)))
     for count in counts:
         await database.run(lambda: erasure.erase_jobs(renter_id))
         assert await database.read(count_texts) == (count + 2,) * 3

@@ -196,6 +196,47 @@ async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> 
                 await database.run(partial(execute, database, bad))
 
 
+async def test_mailbox_belongs_to_its_oldest_account(new_database_url: str) -> None:
+    """Addresses of an older release that are one mailbox break no migration, and no account is lost."""
+    database = Database(new_database_url)
+    raw = database.peewee
+    for path in sorted(MIGRATIONS.glob("00*.py"))[:21]:
+        Runner(raw, str(MIGRATIONS)).up(path.stem)
+    addresses = (
+        "omar+1@example.com",
+        "s.ara@googlemail.com",
+        "sara@gmail.com",
+        "omar@example.com",
+        "o@x.com",
+    )
+    provider = (
+        "INSERT INTO provider (name, email, email_key, gpu_model, gpu_vram_mib, os, phone, state,"
+        " session_epoch, connected, draining, models_reported, job_types, gpu_status, created_ms) VALUES"
+        " ('P', '{0}', '{0}', '', 0, '', '', 'active', 1, FALSE, FALSE, FALSE, '', '{{}}', 1)"
+    )
+    renter = (
+        "INSERT INTO renter (name, email, email_key, organization, phone, created_ms)"
+        " VALUES ('R', '{0}', '{0}', '', '', 1)"
+    )
+    with raw.atomic():
+        for email in addresses:
+            execute(database, provider.format(email))
+            execute(database, renter.format(email))
+        execute(database, renter.format("deleted 6"))
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+        for model in (Provider, Renter):
+            query = model.select(model.mailbox).order_by(model.id).limit(5).tuples()
+            boxes: list[tuple[str | None]] = await database.read(partial(list, query))
+            assert [box for (box,) in boxes] == ["omar@example.com", "sara@gmail.com", None, None, "o@x.com"]
+            again = f"UPDATE {model._meta.table_name} SET mailbox = 'o@x.com' WHERE id = 4"
+            with pytest.raises(Exception, match=r"(?i)constraint"):
+                await database.run(partial(execute, database, again))
+        assert (await database.read(lambda: Renter.get_by_id(6))).mailbox is None
+        if database.is_sqlite:
+            assert await database.read(lambda: fetch_one(database, "PRAGMA integrity_check")) == ("ok",)
+
+
 async def test_holds_and_payouts_get_the_types_of_their_jobs_and_past_days_are_counted(
     new_database_url: str,
 ) -> None:

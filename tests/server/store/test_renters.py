@@ -16,13 +16,13 @@ from tests.server.store.rows import NOW_MS, Rows
 
 def new_provider(email: str) -> int:
     return providers.create(
-        name="P", email=email, email_key=email.lower(), gpu_model="", os="", phone="", now_ms=NOW_MS
+        name="P", email=email, mailbox=email.lower(), gpu_model="", os="", phone="", now_ms=NOW_MS
     )
 
 
 def new_renter(email: str) -> int:
     return renters.create(
-        name="R", email=email, email_key=email.lower(), organization="", phone="", now_ms=NOW_MS
+        name="R", email=email, mailbox=email.lower(), organization="", phone="", now_ms=NOW_MS
     )
 
 

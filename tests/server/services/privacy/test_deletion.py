@@ -103,7 +103,6 @@ async def test_every_text_of_the_renters_rows_is_erased_or_kept_with_a_reason(ma
     """Fails for a new column, and for a column that the markers do not reach."""
     kept = {
         "renter.name": "the same for all deleted renters",
-        "renter.email_key": "derived from the id",
         "renter.state": "a fixed word",
         "account.kind": "money",
         "transfer.kind": "money",
@@ -527,8 +526,8 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
         "", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True, canary_percent=0
     )
     services = Services(database, clock, config, body_text)
-    renter = await services.renters.register(
-        name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
+    renter = await services.registration.renter(
+        name="R", email="r@example.com", mailbox="r@example.com", organization="", phone=""
     )
     await services.renters.top_up(renter.id, 900)
     await services.webhooks.put(renter.id, "https://renter.example/e", None)
