@@ -23,7 +23,6 @@ from server.domain.providers import (
     status,
 )
 from server.domain.reliability import TrackRecord
-from server.domain.standing import network
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.terms import Settings

@@ -11,13 +11,12 @@ from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.mailboxes import refuse_unproven
 from server.domain.providers import AccountState
-from server.domain.standing import network
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services import outbox
 from server.services.operators.audit import Operator
 from server.services.providers import RECENT_JOBS
 from server.services.repeats import once
-from server.store import jobs, ledger, renters, standing, storage
+from server.store import jobs, ledger, renters, storage
 from server.store.database import Database
 from server.store.renters import RenterRow
 

@@ -109,7 +109,9 @@ class RegisterProviderRequest(_message.Message):
     name: _builtins.str
     """The name that renters see."""
     email: _builtins.str
-    """The provider's e-mail address. Only one provider can use an address; addresses are compared without case."""
+    """The provider's e-mail address. Only one provider can use a mailbox, whose address can be written in many ways: letter
+    case and what follows a `+` do not count, and at some domains, such as gmail.com, dots do not either.
+    """
     gpu_model: _builtins.str
     """The GPU model, such as `RTX 4090`. The daemon's report replaces it later."""
     os: _builtins.str
@@ -240,6 +242,7 @@ class Provider(_message.Message):
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -272,6 +275,8 @@ class Provider(_message.Message):
     """The least share that would explain these attempts, with 95 % confidence (Wilson's lower bound); 0 while
     there are none. Providers are ordered by it, not by `reliability`.
     """
+    email_verified: _builtins.bool
+    """Whether the e-mail address is proven. On a marketplace that sends no mail nothing needs the proof."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -339,10 +344,11 @@ class Provider(_message.Message):
         stored_bytes_limit: _builtins.int | None = ...,
         reliability_lower: _builtins.float = ...,
         standing: _standing_pb2.ProviderStanding | None = ...,
+        email_verified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "reliability", b"reliability", "settings", b"settings", "standing", b"standing", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "email_verified", b"email_verified", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
     _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015

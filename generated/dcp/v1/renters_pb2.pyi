@@ -41,7 +41,9 @@ class RegisterRenterRequest(_message.Message):
     name: _builtins.str
     """The renter's name."""
     email: _builtins.str
-    """The renter's e-mail address. Only one renter can use an address; addresses are compared without case."""
+    """The renter's e-mail address. Only one renter can use a mailbox, whose address can be written in many ways: letter
+    case and what follows a `+` do not count, and at some domains, such as gmail.com, dots do not either.
+    """
     organization: _builtins.str
     """The renter's organization."""
     phone: _builtins.str
@@ -156,6 +158,7 @@ class Renter(_message.Message):
     TOTAL_JOBS_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     balance_halala: _builtins.int
@@ -176,6 +179,8 @@ class Renter(_message.Message):
     """How many bytes are kept for the renter: the requests of its jobs, and the files that they left."""
     stored_bytes_limit: _builtins.int
     """How many bytes may be kept. Absent without a limit."""
+    email_verified: _builtins.bool
+    """Whether the e-mail address is proven. On a marketplace that sends no mail nothing needs the proof."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -194,10 +199,11 @@ class Renter(_message.Message):
         total_jobs: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int | None = ...,
+        email_verified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "email_verified", b"email_verified", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
     _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
