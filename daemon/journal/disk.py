@@ -102,8 +102,11 @@ class FileDisk:
         self._folder = folder
         _check_owner(folder.parent)
         try:
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
+            for path in made:
+                durable.sync(path.parent)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JournalError(f"the journal's folder {folder} cannot be used: {error.strerror}") from None

@@ -89,6 +89,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
                     deadline.cancel()
                     deadline = None
             await lanes.settle()
+            await writer.settle()
         except asyncio.CancelledError:
             if not session.outbox.is_over:
                 raise  # the stream broke, or the server stops
@@ -144,6 +145,11 @@ class _Writer:
         self._session, self._context, self._reader = session, context, reader
         self._task: asyncio.Task[None] | None = None
         session.outbox.wake = self._wake
+
+    async def settle(self) -> None:
+        """Waits until everything in the outbox was written."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def stop(self) -> None:
         """Ends the writing: the stream is over."""

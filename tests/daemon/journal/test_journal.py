@@ -553,6 +553,11 @@ def test_sync_asks_the_kernel_to_write_the_file_and_its_folder(
         asked.append(os.fstat(descriptor).st_ino)
 
     monkeypatch.setattr(os, "fsync", fsync)
+    FileDisk(tmp_path / "state" / "journal").close()
+    made_in = [tmp_path.stat().st_ino, (tmp_path / "state").stat().st_ino]
+    assert sorted(asked) == sorted(made_in), "a loss of power must not take the new folder away"
+    (tmp_path / "journal").mkdir()
+    asked.clear()
     disk = FileDisk(tmp_path / "journal")
     disk.append("a", b"x")
     assert asked == []

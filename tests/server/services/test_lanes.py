@@ -16,6 +16,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.lanes import AT_ONCE, WAITING
 from server.domain.leases import MAX_CHUNK_BYTES, FinishReport
 from server.domain.messages import Chunk
+from server.rpc.sessions import _Writer
 from server.services.sessions import Session
 from server.store import leases
 from tests.support.running_server import HANG_SECONDS, Daemon, Market, Party, Refusal
@@ -229,6 +230,31 @@ async def test_messages_before_the_end_of_a_stream_are_handled(market: Market) -
     assert (await daemon.expect("output_ack")).output_through_seq == 1
     assert (await daemon.expect("result_ack")).disposition == ACCEPTED
     assert (await market.output(job, renter)).response == "x"
+    assert await daemon.ended() is None
+
+
+async def test_answers_are_written_before_the_end_of_a_stream(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon would send its result, with all of its output, again."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    _, lease = await market.running_job(renter, provider, daemon)
+
+    write = _Writer._write
+
+    async def slow(writer: _Writer) -> None:
+        await asyncio.sleep(0.1)
+        await write(writer)
+
+    monkeypatch.setattr(_Writer, "_write", slow)
+    for seq in range(1, 6):
+        await say_chunk(daemon, lease, seq)
+    await daemon.finish(lease, last_output_seq=5)
+    await daemon._call.done_writing()
+    for seq in range(1, 6):
+        assert (await daemon.expect("output_ack")).output_through_seq == seq
+    assert (await daemon.expect("result_ack")).disposition == ACCEPTED
     assert await daemon.ended() is None
 
 
