@@ -15,7 +15,7 @@ import peewee as pw
 
 from server.domain import proof
 from server.domain.jobs import FINAL
-from server.domain.ledger import OF_HOLDS, Account, AccountKind, HoldState, Transfer, TransferKind
+from server.domain.ledger import OF_HOLDS, Account, AccountKind, HoldState, Transfer, TransferKind, held
 from server.domain.proof import (
     MAX_DISCREPANCIES,
     Checkpoint,
@@ -60,7 +60,7 @@ def replay(progress: Callable[[int], None] = lambda _: None) -> Proof:
     """Replays every row and verifies every checkpoint. ``progress`` gets the number of transfers so far."""
     accounts = _accounts()
     sums = proof.replay(_transfers(accounts, 0, progress), _checkpoints(accounts))
-    sums.wrong += [*disputes.of_no_charge(), *_wrong_cursors()]
+    sums.wrong += [*disputes.of_no_charge(), *_wrong_cursors(), *_wrong_charges()]
     requests, contested = withdrawals.all_requests(), disputes.all_disputes()
     own = renters.of_market()
     found = proof.prove(sums, _balances(), _all_holds(), requests, _deleted(), contested, own)
@@ -289,6 +289,24 @@ def _wrong_cursors() -> Iterator[str]:
         waiting = payouts.waiting_halala(provider_id, through_id)
         if not 0 <= waiting - balance <= refunded.get(provider_id, 0):
             yield f"provider {provider_id} has {balance} halala maturing and payouts of {waiting} wait"
+
+
+def _wrong_charges() -> Iterator[str]:
+    """What left a renter's held account for providers and the platform is the sum of its posted holds."""
+    charge, kinds = pw.fn.SUM(db.Hold.charge_halala), (TransferKind.PAYOUT.value, TransferKind.FEE.value)
+    posted = db.Hold.select(db.Hold.renter_id, charge).where(states.is_in(db.Hold.state, HoldState.POSTED))
+    charged = {held(owner): int(total) for owner, total in tuples(posted.group_by(db.Hold.renter_id))}
+    moved = db.Transfer.select(db.Transfer.debit_account_id, pw.fn.SUM(db.Transfer.amount_halala)).where(
+        db.Transfer.kind.in_(kinds)
+    )
+    accounts, by_account = _accounts(), moved.group_by(db.Transfer.debit_account_id)
+    paid = {accounts[account_id]: int(total) for account_id, total in tuples(by_account)}
+    for account in sorted({*charged, *paid}):
+        if charged.get(account, 0) != paid.get(account, 0):
+            yield (
+                f"{account.kind} {account.owner_id} paid {paid.get(account, 0)} halala for jobs, "
+                f"and the charges of its holds are {charged.get(account, 0)}"
+            )
 
 
 def _is_of_hold() -> Any:

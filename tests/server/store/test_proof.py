@@ -135,6 +135,27 @@ async def test_replay_finds_a_change_of_what_a_checkpoint_covers(
     assert "checkpoint 1 does not agree with the transfers" in " | ".join(full.discrepancies)
 
 
+CHARGES = {
+    "charge changed": "UPDATE hold SET charge_halala = charge_halala - 1 WHERE {charged}",
+    "hold of another": "UPDATE hold SET renter_id = {other} WHERE {charged}",
+    "hold voided": "UPDATE hold SET state = 'voided' WHERE {charged}",
+    "fee called a refund": "UPDATE transfer SET kind = 'refund' WHERE kind = 'fee' AND {charged}",
+    "credit called a fee": "UPDATE transfer SET kind = 'fee' WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("tampering", CHARGES)
+async def test_replay_finds_charges_that_are_not_what_was_paid(
+    database: Database, rows: Rows, tampering: str
+) -> None:
+    await trade(database, rows, 4)
+    charged = "job_id = (SELECT MIN(job_id) FROM transfer WHERE kind = 'fee')"
+    await tamper(database, CHARGES[tampering].format(charged=charged, other=await rows.renter()))
+    assert "halala for jobs, and the charges of its holds are" in " | ".join(
+        (await database.read(proof.replay)).discrepancies
+    )
+
+
 async def test_checkpoint_is_made_only_of_a_ledger_that_balances(
     database: Database, rows: Rows, proofs: Proofs
 ) -> None:
