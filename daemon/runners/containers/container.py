@@ -251,6 +251,7 @@ class ContainerRunner(Runner):
             await self.sweep()
         except (DockerUnavailableError, DockerRefusedError) as error:
             logger.warning("could not look for what jobs left error=%s", error)
+        await self._images.close()
         await self._docker.close()
 
     def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> JobContainers:
