@@ -69,6 +69,7 @@ async def test_image_that_comes_after_its_pull_was_stopped_is_removed(bench: Ben
 async def test_image_of_a_job_that_is_too_large_by_now_is_given_to_no_job(bench: Bench) -> None:
     with running_registry(b"1" * 8 * MIB) as registry:
         assert (await bench.run(offer("true", image=registry.name))).reason == ""
+        await bench.runner.close()
         bench.restrict(unpacked_bytes=4 * MIB)
         outcome = await bench.run(offer("true", image=registry.name))
         assert outcome.reason == "IMAGE_PULL_FAILED"
