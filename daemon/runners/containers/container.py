@@ -251,6 +251,7 @@ class ContainerRunner(Runner):
             await self.sweep()
         except (DockerUnavailableError, DockerRefusedError) as error:
             logger.warning("could not look for what jobs left error=%s", error)
+        await self._images.close()
         await self._docker.close()
 
     def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> JobContainers:
@@ -303,19 +304,13 @@ class ContainerRunner(Runner):
                 if unknown := note[written.log_bytes :]:
                     yield Log(unknown)
                 is_running = bool(state.get("Running"))
-                if not is_running:
-                    # Podman says so before the last of the output is stored.
-                    await self._docker.wait(run.names.job)
                 pid = state.get("Pid") if is_running else None
                 async with _kept_on(run.limit, state), run.crowd.watched(pid):
-                    async with aclosing(rest.read(follows=is_running)) as pieces:
+                    reading = rest.poll() if self._engine.is_podman else rest.read(follows=is_running)
+                    async with aclosing(reading) as pieces:
                         async for piece in pieces:
                             yield piece
                     code = await self._docker.wait(run.names.job)
-                if is_running and self._engine.is_podman:
-                    async with aclosing(rest.read_end()) as pieces:
-                        async for piece in pieces:
-                            yield piece
                 async with aclosing(self._end(run, code)) as pieces:
                     async for piece in pieces:
                         yield piece

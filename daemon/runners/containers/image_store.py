@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
@@ -29,6 +30,9 @@ from daemon.runners.containers.settings import MIB, ContainerSettings
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+# Podman 4.3 goes on with a pull that was left, and the image is there in the end.
+LATE_SECONDS = 900.0
+LATE_LOOK_SECONDS = 2.0
 # Of one tidying: each may take half a minute.
 MAX_REMOVED = 20
 # What a processor runs, by its names and by the names of images.
@@ -57,6 +61,15 @@ class ImageStore:
         self._settings = settings
         self._brought = BroughtImages(file, now)
         self._pulling = asyncio.Lock()
+        self._late: dict[str, asyncio.Task[None]] = {}
+        """The images of pulls that were left and that may still come."""
+
+    async def close(self) -> None:
+        """Waits for no image any more; what comes later is known to the next daemon."""
+        late = list(self._late.values())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def allowed(self, wanted: jobs_pb2.ContainerSpec) -> images.Image:
         """The image that a job names. Raises RunnerError if it is not one that this provider allows."""
@@ -79,6 +92,11 @@ class ImageStore:
             found = await self._docker.inspect_image(image.exact)
             if found is None:
                 found = await self._pulled(image)
+            elif image.exact in self._brought and self._is_too_large(found):
+                await self._remove(image.exact)
+                raise self._too_large(image)
+            if (late := self._late.pop(image.exact, None)) is not None:
+                late.cancel()
             self._check_architecture(image, found)
             self._brought.use(image.exact)
         return found
@@ -102,7 +120,7 @@ class ImageStore:
             )
 
     async def _pulled(self, image: images.Image) -> dict[str, Any]:
-        name, settings = image.exact, self._settings
+        name = image.exact
         await self._make_room()
         try:
             self._brought.bring(name)
@@ -114,23 +132,46 @@ class ImageStore:
             found = await self._docker.inspect_image(name)
             if found is None:
                 raise pull_failed(f"The image {image} was pulled and is not there.")
-            # Podman may not report beforehand how much it downloads.
-            size, most = int(found.get("Size") or 0), settings.unpacked_bytes
-            if size > (min(most, settings.image_bytes) if self._engine.is_podman else most):
+            if self._is_too_large(found):
                 raise PullTooLargeError(name)
             return found
         except PullTooLargeError:
-            await self._remove(name)
-            raise pull_failed(
-                f"The image {image} is larger than this provider's {settings.image_bytes // MIB} MiB "
-                f"compressed, or its {settings.unpacked_bytes // MIB} MiB unpacked."
-            ) from None
+            await self._take_back(name)
+            raise self._too_large(image) from None
         except DockerRefusedError as error:
             self._brought.forget(name)
             raise of_registry(image, error) from None
         except RunnerError:
-            await self._remove(name)
+            await self._take_back(name)
             raise
+
+    def _is_too_large(self, found: dict[str, Any]) -> bool:
+        size, most = int(found.get("Size") or 0), self._settings.unpacked_bytes
+        # Podman may not report beforehand how much it downloads.
+        return size > (min(most, self._settings.image_bytes) if self._engine.is_podman else most)
+
+    def _too_large(self, image: images.Image) -> RunnerError:
+        return pull_failed(
+            f"The image {image} is larger than this provider's {self._settings.image_bytes // MIB} MiB "
+            f"compressed, or its {self._settings.unpacked_bytes // MIB} MiB unpacked."
+        )
+
+    async def _take_back(self, name: str) -> None:
+        """Removes an image that must not be, as soon as it is there."""
+        if self._engine.is_podman and await self._docker.inspect_image(name) is None:
+            if name not in self._late:
+                self._late[name] = asyncio.create_task(self._remove_late(name))
+        else:
+            await self._remove(name)
+
+    async def _remove_late(self, name: str) -> None:
+        for _ in range(round(LATE_SECONDS / LATE_LOOK_SECONDS)):
+            await asyncio.sleep(LATE_LOOK_SECONDS)
+            async with self._pulling:
+                with contextlib.suppress(DockerRefusedError, DockerUnavailableError):
+                    if await self._docker.inspect_image(name) is not None and await self._remove(name):
+                        break
+        self._late.pop(name, None)
 
     async def _watched(self, name: str) -> None:
         """Downloads an image, and stops when it takes too much of the disk. Raises PullTooLargeError."""
@@ -141,8 +182,9 @@ class ImageStore:
                 free = await self._free()
                 if before is None or free is None:
                     continue
-                # While it is unpacked, what was downloaded is there too.
-                if before - free > self._settings.image_bytes + self._settings.unpacked_bytes:
+                # While it is unpacked, what was downloaded is there too. What comes late is not this one's.
+                most = self._settings.image_bytes + self._settings.unpacked_bytes
+                if before - free > most and not self._late:
                     raise PullTooLargeError(name)
                 if free < self._settings.free_bytes:
                     raise no_room("The provider's disk has no room for the image.")
@@ -163,20 +205,21 @@ class ImageStore:
 
     async def _tidy(self, needed_bytes: int = 0, *, most: int) -> int:
         """Removes images, more of them if room is needed, and at most ``most``; returns how many."""
-        sizes = {}
+        sizes, removed = {}, 0
         for name in self._brought.names():
             found = await self._docker.inspect_image(name)
-            if found is None:
-                self._brought.forget(name)
-            else:
+            if found is not None and self._is_too_large(found):
+                removed += await self._remove(name)
+            elif found is not None:
                 sizes[name] = int(found.get("Size") or 0)
+            elif name not in self._late:
+                self._brought.forget(name)
         kept = min(self._settings.kept_bytes, max(0, sum(sizes.values()) - needed_bytes))
-        removed = 0
         # One that is still in use stays, and holds up no other.
         for name in self._brought.to_remove(sizes, kept, self._settings.kept_seconds):
-            removed += await self._remove(name)
-            if removed == most:
+            if removed >= most:
                 break
+            removed += await self._remove(name)
         return removed
 
     async def _remove(self, name: str) -> bool:

@@ -32,3 +32,20 @@ async def test_output_that_the_engine_dropped_while_no_daemon_was_there_is_marke
     assert rest.output.endswith(b"the end\n")
     assert rest.output.count(MARKER) == rest.log.count(MARKER) == 1
     assert len(rest.output) < 30_000_000, "or else nothing was dropped"
+
+
+async def test_adopted_run_that_ends_while_its_output_is_caught_up_on_loses_nothing(bench: Bench) -> None:
+    """Podman 4.3 leaves out lines of a log that it follows."""
+    waits = "while [ ! -e /output/go ]; do sleep 0.1; done"
+    numbers = "awk 'BEGIN { for (i = 100000; i < 116000; i++) printf \"%d%0293d\\n\", i, 0 }'"
+    offered = shell(f"echo first; {waits}; {numbers}; sleep 2; echo the end; exit 3")
+    before = await outcome_before_death(bench, offered, b"first\n")
+    name = next(name for name in bench.engine.left() if name.endswith("-job"))
+    await bench.hang_up()
+    bench.engine.docker("exec", name, "touch", "/output/go")
+    await until(lambda: bench.engine.log_bytes() > 3_000_000, 60)
+    rest = await bench.adopt(offered, len(before.output), len(before.log))
+    assert rest is not None
+    assert rest.reason == "CONTAINER_EXIT"
+    wanted = b"".join(b"%d%0293d\n" % (number, 0) for number in range(100_000, 116_000)) + b"the end\n"
+    assert (rest.output == wanted, rest.log == wanted) == (True, True), len(rest.output)

@@ -50,6 +50,34 @@ async def test_pull_of_an_image_that_unpacks_without_bound_is_stopped_and_leaves
 
 
 @engine_test
+@pytest.mark.parametrize("engine", ["podman"], indirect=True)  # Docker stops
+@pytest.mark.slow
+async def test_image_that_comes_after_its_pull_was_stopped_is_removed(bench: Bench) -> None:
+    bench.restrict(image_bytes=32 * MIB, unpacked_bytes=32 * MIB)
+    before = disk_mib(bench.engine)
+    with running_registry(zeros=300 * MIB) as registry:
+        outcome = await bench.run(offer("true", image=registry.name))
+        assert outcome.reason == "IMAGE_PULL_FAILED"
+        known = bench.folder / "images.json"
+        assert registry.name in json.loads(known.read_text()), "or a restart would forget it"
+        await until(lambda: json.loads(known.read_text()) == {}, 120)
+    assert registry.name not in images(bench.engine)
+    assert disk_mib(bench.engine) - before < 64
+
+
+@engine_test
+async def test_image_of_a_job_that_is_too_large_by_now_is_given_to_no_job(bench: Bench) -> None:
+    with running_registry(b"1" * 8 * MIB) as registry:
+        assert (await bench.run(offer("true", image=registry.name))).reason == ""
+        await bench.runner.close()
+        bench.restrict(unpacked_bytes=4 * MIB)
+        outcome = await bench.run(offer("true", image=registry.name))
+        assert outcome.reason == "IMAGE_PULL_FAILED"
+        assert "4 MiB unpacked" in str(outcome.error)
+    assert registry.name not in images(bench.engine)
+
+
+@engine_test
 async def test_layers_without_an_announced_size_count_by_what_has_come(bench: Bench) -> None:
     bench.restrict(image_bytes=4 * MIB, unpacked_bytes=256 * MIB)
     with running_registry(announces_sizes=False) as registry:
