@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from server.domain.disputes import OF_DISPUTES, Dispute, DisputeState, expected
 from server.domain.ledger import (
@@ -33,6 +34,17 @@ from server.domain.withdrawals import Withdrawal
 # Further discrepancies are only noted to exist: a broken ledger must not fill the memory.
 MAX_DISCREPANCIES = 1000
 NO_DIGEST = b""
+
+
+class Extent(StrEnum):
+    """What a proof read."""
+
+    # The transfers since the newest checkpoint, and the accounts that they touched.
+    CHANGES = "changes"
+    # Every account, and the transfers since the newest checkpoint.
+    ACCOUNTS = "accounts"
+    # Every row.
+    REPLAY = "replay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,7 @@ class Proof:
     """The checkpoint from which the sums start; 0 for a replay of everything."""
     transfers_read: int = 0
     """The transfers that were read for it: those after the checkpoint, or all."""
+    extent: Extent = Extent.REPLAY
 
     @property
     def is_balanced(self) -> bool:
@@ -91,6 +104,8 @@ class Sums:
 
     count: int = 0
     balances: Counter[Account] = field(default_factory=Counter)
+    elsewhere_halala: int = 0
+    """What the accounts that are not read have: all accounts together have nothing."""
     held: Counter[str] = field(default_factory=Counter)
     """The remaining amount of each job's hold; a job without a rest is left out."""
     withdrawn: Counter[tuple[int, TransferKind]] = field(default_factory=Counter)
@@ -270,7 +285,7 @@ def prove(
     ]
     return Proof(
         sums.count,
-        sum(sums.balances.values()),
+        sum(sums.balances.values()) + sums.elsewhere_halala,
         open_holds,
         sum(held.values()),
         tuple(wrong[:MAX_DISCREPANCIES]),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dcp.v1 import ledger_pb2 as pb
 from dcp.v1 import ledger_pb2_grpc
 
+from server.domain.proof import Extent
 from server.rpc.context import Context
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import operator
 from server.rpc.repeats import once
 from server.services.operators.proofs import Proofs
 from server.services.renters import Renters
+
+_EXTENTS = enum_map(Extent, pb.ProofExtent)
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
@@ -30,7 +34,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
     async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Context) -> pb.ProveLedgerResponse:
-        proof = await self._proofs.prove()
+        proofs = self._proofs
+        proof = await (proofs.prove() if request.all_accounts else proofs.prove_changes())
         return pb.ProveLedgerResponse(
             balanced=proof.is_balanced,
             transfers=proof.transfers,
@@ -49,4 +54,5 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             canaries_halala=proof.canaries_halala,
             checkpoint_id=proof.checkpoint_id,
             transfers_read=proof.transfers_read,
+            extent=_EXTENTS[proof.extent],
         )

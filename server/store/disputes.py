@@ -20,6 +20,9 @@ _KINDS = ", ".join(f"'{kind.value}'" for kind in OF_DISPUTES)
 # Parameters in one statement.
 _BATCH = 500
 IS_OF_DISPUTE = db.Transfer.kind.in_(pw.SQL(f"({_KINDS})"))
+# Beside a condition on the id: otherwise SQLite reads all transfers of these kinds.
+_KIND = db.Transfer.kind.concat("")
+IS_OF_DISPUTE_SINCE = _KIND.in_(pw.SQL(f"({_KINDS})"))
 
 
 def insert(
@@ -138,7 +141,7 @@ def all_disputes() -> Iterator[Dispute]:
 def open_or_moved_since(transfer_id: int) -> list[Dispute]:
     """The disputes that are open, and those that a transfer after ``transfer_id`` belongs to."""
     moved = db.Transfer.select(db.Transfer.job_id).where(
-        db.Transfer.id > transfer_id, IS_OF_DISPUTE | (db.Transfer.kind == "forfeit")
+        db.Transfer.id > transfer_id, IS_OF_DISPUTE_SINCE | _KIND.in_(["forfeit"])
     )
     query = db.Dispute.select().where(
         states.is_in(db.Dispute.state, DisputeState.OPEN) | db.Dispute.job_id.in_(moved)

@@ -1,24 +1,27 @@
 """The proof of the ledger over its rows, and the checkpoints from which it starts.
 
 ``prove`` starts from the newest checkpoint and lets the database add up what followed: its work depends on
-accounts, open holds and the transfers since that checkpoint. ``replay`` reads every row, in pages; its memory
+accounts, open holds and the transfers since that checkpoint. ``prove_changes`` reads only those accounts that
+these transfers touched or that hold money of something open. ``replay`` reads every row, in pages; its memory
 depends on accounts and open holds. Every function runs inside its caller's transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import peewee as pw
 
 from server.domain import proof
+from server.domain.disputes import DisputeState
 from server.domain.jobs import FINAL
 from server.domain.ledger import OF_HOLDS, Account, AccountKind, HoldState, Transfer, TransferKind, held
 from server.domain.proof import (
     MAX_DISCREPANCIES,
     Checkpoint,
+    Extent,
     Proof,
     Segment,
     StoredHold,
@@ -26,7 +29,8 @@ from server.domain.proof import (
     Sums,
 )
 from server.domain.providers import AccountState
-from server.store import disputes, payouts, renters, states, withdrawals
+from server.domain.withdrawals import OPEN as OPEN_WITHDRAWALS
+from server.store import disputes, ledger, payouts, renters, states, withdrawals
 from server.store import models as db
 from server.store.models import tuples
 
@@ -34,21 +38,62 @@ from server.store.models import tuples
 PAGE_ROWS = 10_000
 # Parameters in one statement.
 _BATCH = 500
+# The kind of a transfer in conditions beside one on its id: otherwise SQLite reads all transfers of the kind.
+_KIND = db.Transfer.kind.concat("")
+
+
+@dataclass(frozen=True, slots=True)
+class _Accounts:
+    """Accounts as stored."""
+
+    by_id: dict[int, Account]
+    balances: dict[Account, int]
+    at_checkpoint: dict[Account, int]
+    """The sum of each up to the newest checkpoint."""
+    deleted_renters: list[int]
 
 
 def prove() -> Proof:
     """Proves the ledger from its newest checkpoint, in a number of statements that does not grow with it."""
-    accounts = _accounts()
     newest = _newest()
+    stored = _stored_accounts(newest)
+    return replace(_prove(newest, _sums_at(newest, stored), stored), extent=Extent.ACCOUNTS)
+
+
+def prove_changes() -> Proof:
+    """Proves what the transfers since the newest checkpoint changed.
+
+    It reads the accounts that they touched or that hold money of something open, and believes the checkpoint.
+    So its work does not grow with the market.
+    """
+    newest = _newest()
+    stored = _stored_accounts(newest, _touched(newest))
+    sums = Sums(elsewhere_halala=-sum(stored.at_checkpoint.values()))
+    sums.balances.update(stored.at_checkpoint)
+    if newest is not None:
+        sums.count = newest.transfers
+        sums.held.update(_held_at(newest))
+    totals = ledger.totals_of_providers()
+    return replace(
+        _prove(newest, sums, stored),
+        extent=Extent.CHANGES,
+        claimable_halala=totals[AccountKind.PROVIDER],
+        maturing_halala=totals[AccountKind.PROVIDER_MATURING],
+        debt_halala=-totals[AccountKind.PROVIDER_DEBT],
+    )
+
+
+def _prove(newest: Any, sums: Sums, stored: _Accounts) -> Proof:
+    """Adds what followed the checkpoint to its sums, and compares with what is stored."""
     after = newest.transfer_id if newest is not None else 0
-    sums = _sums_at(newest, accounts)
-    _add_since(sums, after, accounts)
     opening = newest.transfers if newest is not None else 0
+    _add_since(sums, after, stored.by_id)
     holds = _holds_to_check(after, list(sums.held))
     requests, contested = withdrawals.open_or_moved_since(after), disputes.open_or_moved_since(after)
     _add_disputes(sums, after, [dispute.job_id for dispute in contested])
     sums.wrong += disputes.of_no_charge([dispute.id for dispute in contested])
-    found = proof.prove(sums, _balances(), holds, requests, _deleted(), contested, renters.of_market())
+    own = renters.of_market()
+    found = proof.prove(sums, stored.balances, holds, requests, stored.deleted_renters, contested, own)
     return replace(
         found,
         checkpoint_id=newest.id if newest is not None else 0,
@@ -69,15 +114,15 @@ def replay(progress: Callable[[int], None] = lambda _: None) -> Proof:
 
 def next_checkpoint(through_id: int, transfers: int) -> Checkpoint | None:
     """The checkpoint over the next ``transfers`` up to ``through_id``; None if there are fewer."""
-    accounts = _accounts()
     newest = _newest()
+    stored = _stored_accounts(newest)
     after = newest.transfer_id if newest is not None else 0
     ids = db.Transfer.select(db.Transfer.id).where(db.Transfer.id > after).order_by(db.Transfer.id)
     last = ids.offset(transfers - 1).limit(1).scalar()
     if last is None or last > through_id:
         return None
-    segment = Segment(_sums_at(newest, accounts), newest)
-    for row in _transfers(accounts, after):
+    segment = Segment(_sums_at(newest, stored), newest)
+    for row in _transfers(stored.by_id, after):
         segment.add(row)
         if row.id == last:
             break
@@ -145,6 +190,53 @@ def _deleted() -> list[int]:
     return [renter_id for (renter_id,) in tuples(query)]
 
 
+def _stored_accounts(newest: Any, touched: Any = None) -> _Accounts:
+    """The accounts with these ids; all without a query of ids."""
+    last = (
+        db.CheckpointSum.select(db.CheckpointSum.sum_halala)
+        .where(db.CheckpointSum.account_id == db.Account.id)
+        .order_by(db.CheckpointSum.checkpoint_id.desc())
+        .limit(1)
+    )
+    is_wallet = db.Account.kind == AccountKind.RENTER.value
+    query = db.Account.select(
+        db.Account.id, db.Account.kind, db.Account.owner_id, db.Account.balance_halala, last, db.Renter.state
+    ).join(db.Renter, pw.JOIN.LEFT_OUTER, on=is_wallet & (db.Renter.id == db.Account.owner_id))
+    found = _Accounts({}, {}, {}, [])
+    for row_id, kind, owner_id, balance, sum_, state in tuples(
+        query if touched is None else query.where(db.Account.id.in_(touched))
+    ):
+        account = Account(AccountKind(kind), owner_id)
+        found.by_id[row_id] = account
+        found.balances[account] = balance
+        found.at_checkpoint[account] = (sum_ or 0) if newest is not None else 0
+        if state == states.stored(AccountState.DELETED):
+            found.deleted_renters.append(owner_id)
+    return found
+
+
+def _touched(newest: Any) -> Any:
+    """The ids of the accounts that later transfers touched, or that hold money of something open."""
+    since = db.Transfer.id > (newest.transfer_id if newest is not None else 0)
+    ids: Any = db.Transfer.select(db.Transfer.debit_account_id).where(since)
+    ids |= db.Transfer.select(db.Transfer.credit_account_id).where(since)
+    open_requests = states.is_in(db.Withdrawal.state, *sorted(OPEN_WITHDRAWALS))
+    for kind, owner_id, is_open in (
+        (AccountKind.RENTER_HELD, db.Hold.renter_id, states.is_exactly(db.Hold.state, HoldState.OPEN)),
+        (AccountKind.WITHDRAWAL, db.Withdrawal.provider_id, open_requests),
+        (
+            AccountKind.PROVIDER_DISPUTED,
+            db.Dispute.provider_id,
+            states.is_in(db.Dispute.state, DisputeState.OPEN),
+        ),
+    ):
+        owners = owner_id.model.select(owner_id).where(is_open)
+        ids |= db.Account.select(db.Account.id).where(
+            db.Account.kind == kind.value, db.Account.owner_id.in_(owners)
+        )
+    return ids
+
+
 def _newest() -> Any:
     """The newest checkpoint's row, or None."""
     return db.Checkpoint.select().order_by(db.Checkpoint.id.desc()).first()
@@ -154,9 +246,6 @@ def _checkpoint(row: Any, accounts: dict[int, Account]) -> Checkpoint:
     sums = db.CheckpointSum.select(db.CheckpointSum.account_id, db.CheckpointSum.sum_halala).where(
         db.CheckpointSum.checkpoint_id == row.id
     )
-    holds = db.CheckpointHold.select(db.CheckpointHold.job_id, db.CheckpointHold.amount_halala).where(
-        db.CheckpointHold.checkpoint_id == row.id
-    )
     return Checkpoint(
         row.id,
         row.transfer_id,
@@ -164,7 +253,7 @@ def _checkpoint(row: Any, accounts: dict[int, Account]) -> Checkpoint:
         bytes(row.rows_sha256),
         bytes(row.sha256),
         {accounts[account_id]: value for account_id, value in tuples(sums)},
-        dict(tuples(holds)),
+        _held_at(row),
     )
 
 
@@ -173,25 +262,24 @@ def _checkpoints(accounts: dict[int, Account]) -> Iterator[Checkpoint]:
         yield _checkpoint(db.Checkpoint.get_by_id(checkpoint_id), accounts)
 
 
-def _sums_at(newest: Any, accounts: dict[int, Account]) -> Sums:
+def _held_at(newest: Any) -> dict[str, int]:
+    """What remained of each open hold at a checkpoint."""
+    holds = db.CheckpointHold.select(db.CheckpointHold.job_id, db.CheckpointHold.amount_halala)
+    return dict(tuples(holds.where(db.CheckpointHold.checkpoint_id == newest.id)))
+
+
+def _sums_at(newest: Any, stored: _Accounts) -> Sums:
     """The sums up to a checkpoint, which is verified by its digest; empty sums without one."""
     sums = Sums()
     if newest is None:
         return sums
-    checkpoint = _checkpoint(newest, accounts)
+    checkpoint = _checkpoint(newest, stored.by_id)
     previous = db.Checkpoint.select(db.Checkpoint.sha256).where(db.Checkpoint.id == newest.id - 1).scalar()
     if checkpoint.sha256 != checkpoint.digest(bytes(previous or proof.NO_DIGEST)):
         sums.wrong.append(f"checkpoint {checkpoint.id} does not agree with its own digest")
     sums.count = checkpoint.transfers
     sums.held.update(checkpoint.held)
-    of_account = (
-        db.CheckpointSum.select(db.CheckpointSum.sum_halala)
-        .where(db.CheckpointSum.account_id == db.Account.id)
-        .order_by(db.CheckpointSum.checkpoint_id.desc())
-        .limit(1)
-    )
-    for account_id, value in tuples(db.Account.select(db.Account.id, of_account)):
-        sums.balances[accounts[account_id]] = value or 0
+    sums.balances.update(stored.at_checkpoint)
     return sums
 
 
@@ -223,7 +311,7 @@ def _add_since(sums: Sums, after: int, accounts: dict[int, Account]) -> None:
     for account_id, value in tuples(funded):
         sums.funded[accounts[account_id]] += int(value)
     forfeits = db.Transfer.select(db.Transfer.debit_account_id, db.Transfer.job_id, amount).where(
-        since, db.Transfer.kind == TransferKind.FORFEIT.value
+        since, _KIND.in_([TransferKind.FORFEIT.value])
     )
     for account_id, job_id, value in tuples(forfeits):
         sums.forfeit(accounts[account_id], job_id, int(value))
@@ -265,7 +353,7 @@ def _add_disputes(sums: Sums, after: int, job_ids: list[str]) -> None:
             sums.disputed[job_id, TransferKind(name)] += int(value)
     orphans = db.Transfer.select(of_job, kind, db.Transfer.amount_halala).where(
         db.Transfer.id > after,
-        disputes.IS_OF_DISPUTE,
+        disputes.IS_OF_DISPUTE_SINCE,
         of_job.is_null() | of_job.not_in(db.Dispute.select(db.Dispute.job_id)),
     )
     for job_id, name, value in tuples(orphans.limit(MAX_DISCREPANCIES)):
@@ -310,7 +398,7 @@ def _wrong_charges() -> Iterator[str]:
 
 
 def _is_of_hold() -> Any:
-    return db.Transfer.kind.in_([kind.value for kind in OF_HOLDS])
+    return _KIND.in_([kind.value for kind in OF_HOLDS])
 
 
 def _holds() -> Any:

@@ -59,11 +59,13 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ProveLedger(self, request, context):
-        """Adds up the transfers and compares the result with the stored balances, the open holds and the open
-        withdrawal requests.
+        """Adds up the transfers and compares the result with the stored balances, the open holds, the open withdrawal
+        requests and the open disputes.
 
-        The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
-        command `dcp-server prove` replays every transfer and verifies the checkpoints too.
+        The sums start from the newest checkpoint, which was made of a ledger that proved clean. Only accounts that moved
+        since then, or that hold money of something open, are compared, so the time that a proof takes does not grow with
+        the market. `all_accounts` compares every account and verifies that checkpoint, in a time that grows with the number
+        of accounts. The command `dcp-server prove` replays every transfer and verifies all checkpoints too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

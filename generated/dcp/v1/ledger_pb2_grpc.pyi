@@ -36,11 +36,13 @@ class LedgerServiceStub:
     CreditRenter: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CreditRenterRequest, _ledger_pb2.CreditRenterResponse]
     """Credits a renter's wallet. An operator calls it after receiving the renter's money."""
     ProveLedger: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ProveLedgerRequest, _ledger_pb2.ProveLedgerResponse]
-    """Adds up the transfers and compares the result with the stored balances, the open holds and the open
-    withdrawal requests.
+    """Adds up the transfers and compares the result with the stored balances, the open holds, the open withdrawal
+    requests and the open disputes.
 
-    The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
-    command `dcp-server prove` replays every transfer and verifies the checkpoints too.
+    The sums start from the newest checkpoint, which was made of a ledger that proved clean. Only accounts that moved
+    since then, or that hold money of something open, are compared, so the time that a proof takes does not grow with
+    the market. `all_accounts` compares every account and verifies that checkpoint, in a time that grows with the number
+    of accounts. The command `dcp-server prove` replays every transfer and verifies all checkpoints too.
     """
 
 @_typing.type_check_only
@@ -51,11 +53,13 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     CreditRenter: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreditRenterRequest, _ledger_pb2.CreditRenterResponse]  # type: ignore[assignment]
     """Credits a renter's wallet. An operator calls it after receiving the renter's money."""
     ProveLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ProveLedgerRequest, _ledger_pb2.ProveLedgerResponse]  # type: ignore[assignment]
-    """Adds up the transfers and compares the result with the stored balances, the open holds and the open
-    withdrawal requests.
+    """Adds up the transfers and compares the result with the stored balances, the open holds, the open withdrawal
+    requests and the open disputes.
 
-    The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
-    command `dcp-server prove` replays every transfer and verifies the checkpoints too.
+    The sums start from the newest checkpoint, which was made of a ledger that proved clean. Only accounts that moved
+    since then, or that hold money of something open, are compared, so the time that a proof takes does not grow with
+    the market. `all_accounts` compares every account and verifies that checkpoint, in a time that grows with the number
+    of accounts. The command `dcp-server prove` replays every transfer and verifies all checkpoints too.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -75,11 +79,13 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ProveLedgerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ProveLedgerResponse, _abc.Awaitable[_ledger_pb2.ProveLedgerResponse]]:
-        """Adds up the transfers and compares the result with the stored balances, the open holds and the open
-        withdrawal requests.
+        """Adds up the transfers and compares the result with the stored balances, the open holds, the open withdrawal
+        requests and the open disputes.
 
-        The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
-        command `dcp-server prove` replays every transfer and verifies the checkpoints too.
+        The sums start from the newest checkpoint, which was made of a ledger that proved clean. Only accounts that moved
+        since then, or that hold money of something open, are compared, so the time that a proof takes does not grow with
+        the market. `all_accounts` compares every account and verifies that checkpoint, in a time that grows with the number
+        of accounts. The command `dcp-server prove` replays every transfer and verifies all checkpoints too.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

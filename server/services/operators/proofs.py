@@ -28,8 +28,12 @@ class Proofs:
         self._checkpoint_transfers = checkpoint_transfers
 
     async def prove(self) -> Proof:
-        """Proves the ledger within one snapshot."""
+        """Proves every account within one snapshot."""
         return await self._database.read(proof.prove)
+
+    async def prove_changes(self) -> Proof:
+        """Proves what changed since the newest checkpoint within one snapshot."""
+        return await self._database.read(proof.prove_changes)
 
     async def tick(self) -> None:
         """Makes the checkpoints that are due, but only of a ledger that proves clean."""
@@ -44,7 +48,7 @@ class Proofs:
         if not found.is_balanced:
             log.error(
                 "made no checkpoint: the ledger does not balance discrepancies=%d; "
-                "see /api/admin/ledger/proof",
+                "see /api/admin/ledger/proof?all_accounts=true",
                 len(found.discrepancies),
             )
             return

@@ -34,6 +34,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "model": (running_server.MODEL,),
     "gpu_model": ("RTX 4090",),
     "verified": (True,),
+    "all_accounts": (True,),
     "page": (2,),
 }
 

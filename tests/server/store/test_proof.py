@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from server.domain import ledger as rules
 from server.domain.errors import DomainError
 from server.domain.jobs import JobType
-from server.domain.proof import Proof
+from server.domain.proof import Extent, Proof
 from server.services.operators.proofs import Proofs
 from server.store import ledger, proof, renters
 from server.store.database import Database
@@ -113,6 +114,60 @@ async def test_tampering_is_found_by_proof_and_by_replay(
     assert [bool(found.discrepancies) for found in await both(database)] == [True, True]
 
 
+# What the proof of changes does not find while the account does not move: it reads none of it.
+WALLET = "(SELECT id FROM account WHERE kind = 'renter' AND owner_id = 1)"
+UNREAD = {
+    "balance changed": f"UPDATE account SET balance_halala = balance_halala + 1 WHERE id = {WALLET}",
+    "sum changed": f"UPDATE checkpoint_sum SET sum_halala = sum_halala + 1 WHERE account_id = {WALLET} AND "
+    f"checkpoint_id = (SELECT MAX(checkpoint_id) FROM checkpoint_sum WHERE account_id = {WALLET})",
+}
+
+
+@pytest.mark.parametrize("tampering", UNREAD)
+async def test_tampering_with_an_account_that_does_not_move_is_found_by_the_proof_of_all(
+    database: Database, rows: Rows, proofs: Proofs, tampering: str
+) -> None:
+    await trade(database, rows, 10)
+    await trade(database, rows, 10)  # fills the checkpoint that has the last transfers of the first renter
+    await proofs.tick()
+    await tamper(database, UNREAD[tampering])
+    short, full = await both(database)
+    changes = await proofs.prove_changes()
+    assert [bool(found.discrepancies) for found in (changes, short, full)] == [False, True, True]
+    assert [found.extent for found in (changes, short, full)] == list(Extent)
+    topup = rules.Transfer(rules.TransferKind.TOPUP, rules.EXTERNAL, rules.renter(1), 10)
+    await database.run(partial(ledger.apply, [topup], NOW_MS))
+    assert (await proofs.prove_changes()).discrepancies != ()
+
+
+LAST = "id = (SELECT MAX(id) FROM transfer)"
+TOUCHED = {
+    "amount changed": f"UPDATE transfer SET amount_halala = amount_halala + 1 WHERE {LAST}",
+    "posting deleted": f"DELETE FROM transfer WHERE {LAST}",
+    "balance changed": TAMPERINGS["balance changed"],
+    "balance of open holds changed": "UPDATE account SET balance_halala = balance_halala - 100 "
+    "WHERE kind = 'renter_held' AND owner_id = 1",
+    "old hold closed": "UPDATE hold SET state = 'voided' WHERE job_id = "
+    "(SELECT MIN(job_id) FROM hold WHERE state = 'open' AND renter_id = 1)",
+    "hold of the checkpoint changed": "UPDATE checkpoint_hold SET amount_halala = 99 "
+    "WHERE checkpoint_id = (SELECT MAX(id) FROM checkpoint)",
+}
+
+
+@pytest.mark.parametrize("tampering", TOUCHED)
+async def test_tampering_with_what_moved_or_is_open_is_found_by_the_proof_of_changes(
+    database: Database, rows: Rows, proofs: Proofs, tampering: str
+) -> None:
+    await trade(database, rows, 10)
+    await trade(database, rows, 10)
+    await proofs.tick()
+    await trade(database, rows, 3)
+    before, all_ = await proofs.prove_changes(), await proofs.prove()
+    assert replace(before, extent=Extent.ACCOUNTS) == all_
+    await tamper(database, TOUCHED[tampering])
+    assert (await proofs.prove_changes()).discrepancies != ()
+
+
 HISTORY = {
     "two amounts exchanged": "UPDATE transfer SET amount_halala = CASE kind WHEN 'payout' "
     "THEN amount_halala - 1 ELSE amount_halala + 1 END WHERE kind IN ('payout', 'fee') "
@@ -195,16 +250,18 @@ async def test_proof_reads_no_more_of_a_longer_history(
     database: Database, rows: Rows, proofs: Proofs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many statements, and on SQLite none that walks through a table which grows with the jobs."""
-    lengths: list[int] = []
+    lengths: list[list[int]] = []
     for _ in range(2):
         await trade(database, rows, 20)
         await proofs.tick()
-        with recorded(database, monkeypatch) as statements:
-            found = await proofs.prove()
-        lengths.append(len(statements))
-        assert found.transfers_read < CHECKPOINT
+        lengths.append([])
+        for prove in (proofs.prove, proofs.prove_changes):
+            with recorded(database, monkeypatch) as statements:
+                found = await prove()
+            lengths[-1].append(len(statements))
+            assert found.transfers_read < CHECKPOINT
+            assert await walks(database, statements) == {}
     assert lengths[0] == lengths[1]
-    assert await walks(database, statements) == {}
 
 
 async def fund(database: Database, renter_id: int) -> None:
