@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ProofExtent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProofExtentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProofExtent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROOF_EXTENT_UNSPECIFIED: _ProofExtent.ValueType  # 0
+    """Not specified; never answered."""
+    PROOF_EXTENT_CHANGES: _ProofExtent.ValueType  # 1
+    """The transfers since the checkpoint, and the accounts that they touched or that hold money of something open. A change
+    of another account's balance, past the server, is not found.
+    """
+    PROOF_EXTENT_ACCOUNTS: _ProofExtent.ValueType  # 2
+    """Every account, and the transfers since the checkpoint. A change of a transfer that the checkpoint covers is not
+    found.
+    """
+    PROOF_EXTENT_REPLAY: _ProofExtent.ValueType  # 3
+    """Every row. Only the command `dcp-server prove` reads them."""
+
+class ProofExtent(_ProofExtent, metaclass=_ProofExtentEnumTypeWrapper):
+    """What a proof read."""
+
+PROOF_EXTENT_UNSPECIFIED: ProofExtent.ValueType  # 0
+"""Not specified; never answered."""
+PROOF_EXTENT_CHANGES: ProofExtent.ValueType  # 1
+"""The transfers since the checkpoint, and the accounts that they touched or that hold money of something open. A change
+of another account's balance, past the server, is not found.
+"""
+PROOF_EXTENT_ACCOUNTS: ProofExtent.ValueType  # 2
+"""Every account, and the transfers since the checkpoint. A change of a transfer that the checkpoint covers is not
+found.
+"""
+PROOF_EXTENT_REPLAY: ProofExtent.ValueType  # 3
+"""Every row. Only the command `dcp-server prove` reads them."""
+Global___ProofExtent: _TypeAlias = ProofExtent  # noqa: Y015
 
 @_typing.final
 class CreditRenterRequest(_message.Message):
@@ -80,16 +117,21 @@ Global___CreditRenterResponse: _TypeAlias = CreditRenterResponse  # noqa: Y015
 
 @_typing.final
 class ProveLedgerRequest(_message.Message):
-    """Empty: the whole ledger is proved."""
+    """Says how much is read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ALL_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    all_accounts: _builtins.bool
+    """True compares every account, also those that did not move since the checkpoint."""
     def __init__(
         self,
+        *,
+        all_accounts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_accounts", b"all_accounts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,6 +160,7 @@ class ProveLedgerResponse(_message.Message):
     DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
     DEBT_HALALA_FIELD_NUMBER: _builtins.int
     CANARIES_HALALA_FIELD_NUMBER: _builtins.int
+    EXTENT_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
     """True if no discrepancy was found."""
     transfers: _builtins.int
@@ -152,6 +195,8 @@ class ProveLedgerResponse(_message.Message):
     """
     canaries_halala: _builtins.int
     """What the market has paid for checks of providers' work, in halala."""
+    extent: Global___ProofExtent.ValueType
+    """What was read."""
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The discrepancies, one sentence for each."""
@@ -176,10 +221,11 @@ class ProveLedgerResponse(_message.Message):
         disputed_halala: _builtins.int = ...,
         debt_halala: _builtins.int = ...,
         canaries_halala: _builtins.int = ...,
+        extent: Global___ProofExtent.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "canaries_halala", b"canaries_halala", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "canaries_halala", b"canaries_halala", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "extent", b"extent", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
