@@ -234,6 +234,8 @@ async def test_protos_declare_the_rate_classes() -> None:
     assert differing == {
         "ProviderService.RegisterProvider": options_pb2.RATE_CLASS_REGISTRATION,
         "RenterService.RegisterRenter": options_pb2.RATE_CLASS_REGISTRATION,
+        "RecoveryService.ReportLostKey": options_pb2.RATE_CLASS_REGISTRATION,
+        "RecoveryService.RedeemKeyCode": options_pb2.RATE_CLASS_REGISTRATION,
         "ProviderService.Heartbeat": options_pb2.RATE_CLASS_DAEMON,
         "SessionService.Connect": options_pb2.RATE_CLASS_DAEMON,
         "ArtifactService.UploadArtifact": options_pb2.RATE_CLASS_DAEMON,
