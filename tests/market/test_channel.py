@@ -136,7 +136,7 @@ class Watched:
 async def test_request_metadata_and_response_arrive(connect: Connect) -> None:
     async def handler(request: jobs_pb2.GetJobRequest, context: Any) -> jobs_pb2.GetJobResponse:
         named = dict(context.invocation_metadata())
-        assert context.time_remaining() <= 10
+        assert 0 < context.time_remaining() < 20  # of 10 s, and clocks differ
         context.set_trailing_metadata((("after", "it"),))
         return jobs_pb2.GetJobResponse(job=jobs_pb2.Job(job_id=f"{request.job_id} {named['x-request-id']}"))
 

@@ -92,6 +92,8 @@ OBJECTS = {
     "AccountService.UnsuspendProvider provider_id": PROVIDER,
     "AccountService.ApproveProvider provider_id": PROVIDER,
     "AccountService.VouchForProvider provider_id": PROVIDER,
+    "RecoveryService.RecoverProviderKey provider_id": PROVIDER,
+    "RecoveryService.RecoverRenterKey renter_id": RENTER,
     "AccountService.SuspendRenter renter_id": RENTER,
     "AccountService.UnsuspendRenter renter_id": RENTER,
 }

@@ -19,6 +19,7 @@ from dcp.v1 import (
     options_pb2,
     privacy_pb2,
     providers_pb2,
+    recovery_pb2,
     renters_pb2,
     sessions_pb2,
     terms_pb2,
@@ -76,6 +77,9 @@ def valid_request(method: str) -> Message:
         ),
         "WebhookService.SetWebhook": webhooks_pb2.SetWebhookRequest(url="https://renter.example/events"),
         "PrivacyService.DeleteOwnAccount": privacy_pb2.DeleteOwnAccountRequest(email="r@example.com"),
+        "RecoveryService.ReportLostKey": recovery_pb2.ReportLostKeyRequest(
+            email="r@example.com", role=recovery_pb2.ACCOUNT_ROLE_RENTER
+        ),
         "KeyService.CreateKey": keys_pb2.CreateKeyRequest(name="K", scopes=[options_pb2.SCOPE_READ]),
     }.get(method)
     request = prepared or methods.empty(METHODS[method])
@@ -247,6 +251,7 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
     assert unknown <= {
         *("dcp.v1.ArtifactHeader.name", "dcp.v1.DownloadArtifactRequest.name"),  # judged as paths
         *(f"dcp.v1.ListAvailableProvidersRequest.{name}" for name in ("architecture", "gpu_model", "model")),
+        *(f"dcp.v1.{name}Request.code" for name in ("VerifyEmail", "RedeemKeyCode")),  # only digested
         "dcp.v1.Usage.bounded",  # the server's own words: what a daemon sends there is dropped
     }
     assert len(found) - len(free) > 40

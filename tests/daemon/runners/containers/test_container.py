@@ -234,7 +234,7 @@ async def test_job_near_its_time_limit_is_asked_to_end_and_its_files_are_kept(be
 
 async def test_job_that_ignores_its_time_limit_is_killed_and_its_files_are_kept(bench: Bench) -> None:
     stays = "trap '' TERM; echo epoch 1 > /output/checkpoint; while true; do sleep 1; done"
-    outcome = await bench.run(shell(stays, seconds=2))
+    outcome = await bench.run(shell(stays, seconds=4))
     assert (outcome.reason, outcome.files) == ("DURATION_LIMIT", {"checkpoint": b"epoch 1\n"})
     assert outcome.is_over
 
