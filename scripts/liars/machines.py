@@ -1,7 +1,6 @@
 """The providers of the simulated market: honest ones, and every kind of liar.
 
-A liar cheats in a share of its work and cannot tell a check from a job. How a check compares answers is
-replaced by how often it errs, as measured with a real model: see docs/figures.md.
+A liar cheats in a share of its work and cannot tell a check from a job. Its standing is no secret to it.
 """
 
 from __future__ import annotations
@@ -11,18 +10,24 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
+from scripts.liars import answers
+from scripts.liars.answers import Question
 from server.domain.levels import Standing
-from server.domain.payouts import Payout
+from server.domain.payouts import HOUR_MS, Payout
+from server.domain.placement import Model
 from server.domain.reliability import NO_RECORD, RECORD_SIZE, TrackRecord
-from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, independent, is_doubted
+from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, evidence, independent
 
 # The checks of which a standing follows.
-CHECKS_KEPT = 60
-# How often a check fails at an honest machine, and passes a wrong answer.
-FALSE_ALARM, OVERLOOKED = 0.003, 0.02
-# From how many times the usual time on a check counts as failed.
-TOO_SLOW = 3.0
-MODELS = 40
+CHECKS_KEPT = 200
+MODELS = 5
+# How often the customers of a provider are counted.
+COUNTED_MS = 12 * HOUR_MS
+SLOTS = 4
+# Of the liars, and of the honest ones, those whose engine is another build than most have.
+SYBILS, OTHER_BUILDS = 0.3, 0.3
+# Of the failures of a machine, those for which its engine is to blame.
+ENGINE_FAILS = 0.3
 
 
 class Kind(StrEnum):
@@ -33,21 +38,35 @@ class Kind(StrEnum):
     FILLER = "filler"
     SMALLER_MODEL = "smaller model"
     SLOW = "slows down"
+    SLOWER = "slows down a little"
     INFLATED_TOKENS = "inflated tokens"
     INFLATED_TIME = "inflated time"
     HONEST_FIRST = "honest at first"
     COLLUDER = "own renters"
     COLLUDER_WIDE = "own renters on many networks"
-    SYBIL = "sybils of one network"
     COPIER = "copies another's answers"
+    SYBIL = "sybils of one network"
 
 
 LIARS = tuple(kind for kind in Kind if kind is not Kind.HONEST)
-SLOW = frozenset({Kind.SLOW, Kind.INFLATED_TIME})
+SLOW = frozenset({Kind.SLOW, Kind.SLOWER, Kind.INFLATED_TIME})
+# No rule tells these from machines that are slow: see docs/figures.md.
+HIDDEN = frozenset({Kind.SLOWER})
 PATIENT = frozenset({Kind.HONEST_FIRST, Kind.COLLUDER, Kind.COLLUDER_WIDE})
+# Those whose renters get the text of another model.
+OTHER_MODEL = frozenset({Kind.SMALLER_MODEL, Kind.HONEST_FIRST, Kind.SYBIL})
 
 
-@dataclass
+class Work(StrEnum):
+    """How a piece of work ended, as it really was."""
+
+    DONE = "done"
+    CHEATED = "cheated"
+    ENGINE_FAILED = "engine failed"
+    LOST = "lost"
+
+
+@dataclass(eq=False)
 class Machine:
     """A provider, what it does, and what the market knows of it."""
 
@@ -62,34 +81,51 @@ class Machine:
     """The share of its work in which it cheats."""
     stretch: float
     """How much longer it takes when it slows down."""
-    models: frozenset[int]
+    build: int
+    is_wary: bool
+    """It does not cheat while it is suspect."""
+    waits_ms: int
+    """How long a patient liar waits at the most."""
+    away: tuple[int, int]
+    """The hour of the day from which it is away, and for how many hours."""
+    serves: tuple[int, ...]
     owner: Party
     own_renters: tuple[Party, ...] = ()
-    free_slots: int = 1000
+    models: tuple[Model, ...] = ()
+    """None is in its memory: for the rules of placement."""
     assessment: Assessment = field(default_factory=lambda: assess(Facts()))
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=RECORD_SIZE))
     record: TrackRecord = NO_RECORD
     impossible: deque[bool] = field(default_factory=lambda: deque(maxlen=RECORD_SIZE))
     checks: deque[bool] = field(default_factory=lambda: deque(maxlen=CHECKS_KEPT))
     checks_passed: int = 0
+    asked: int = 0
+    figures: list[float] = field(default_factory=list)
+    """Of the answers since the last clear one."""
+    doubt: float = 0.0
+    """How much its checks speak for cheating."""
     customers: dict[Party, int] = field(default_factory=dict)
+    counted: tuple[int, int] = (0, 0)
+    """Its independent customers and what they paid, as last counted."""
+    counted_ms: int = -DAY_MS
     used_slots: int = 0
     open_halala: int = 0
-    checks_made: int = 0
-    is_doubted: bool = False
+    jobs_of_day: int = 0
     assessed_ms: int = -DAY_MS
     is_changed: bool = True
     began_ms: int | None = None
     """When it began to cheat."""
     caught_ms: int | None = None
     checks_until_caught: int = 0
-    paid_until_caught: int = 0
+    earned_until_caught: int = 0
+    """By cheating."""
     maturing: deque[tuple[Payout, int]] = field(default_factory=deque)
     """Its payouts, each with the part that it earned by cheating."""
     through_id: int = 0
-    withdrawn: int = 0
+    debt: int = 0
+    income: int = 0
     stolen: int = 0
-    """What it could withdraw of money that it earned by cheating."""
+    """What it could withdraw of money that it earned by cheating, without what was taken back."""
     was_marked: bool = False
     jobs: int = 0
     cheated_jobs: int = 0
@@ -111,61 +147,72 @@ class Machine:
         return self.assessment.bounds
 
     @property
+    def free_slots(self) -> int:
+        """Of those that are believed."""
+        believed = SLOTS if self.bounds.slots is None else min(SLOTS, self.bounds.slots)
+        return believed - self.used_slots
+
+    @property
+    def lost(self) -> int:
+        """What its renters lost to it for good."""
+        return max(0, self.stolen)
+
+    @property
     def is_liar(self) -> bool:
         """Whether it is none of the honest ones."""
         return self.kind is not Kind.HONEST
 
+    def is_there(self, now_ms: int) -> bool:
+        """Whether it is connected at this hour of the day."""
+        since, hours = self.away
+        return (now_ms // HOUR_MS - since) % 24 >= hours
+
     def facts(self, now_ms: int) -> Facts:
         """What the market knows of it."""
-        parties = [Party(party.marks, paid) for party, paid in self.customers.items()]
-        count, paid = independent(self.owner, parties)
+        if now_ms - self.counted_ms >= COUNTED_MS:
+            parties = [Party(party.marks, paid) for party, paid in self.customers.items()]
+            self.counted_ms, self.counted = now_ms, independent(self.owner, parties)
         return Facts(
             now_ms - self.joined_ms,
-            count,
-            paid,
+            *self.counted,
             tuple(self.checks),
             self.checks_passed,
             self.record,
             sum(self.impossible),
         )
 
-    def cheats_now(self, now_ms: int, draw: Random) -> bool:
-        """Whether it cheats in the next piece of work."""
-        if not self.is_liar or (self.kind in PATIENT and not self._has_waited(now_ms)):
+    def work(self, now_ms: int, draw: Random) -> Work:
+        """How it does the next piece of work, be it a job or a check."""
+        if draw.random() < self.failures:
+            return Work.ENGINE_FAILED if draw.random() < ENGINE_FAILS else Work.LOST
+        return Work.CHEATED if self._cheats(now_ms, draw) else Work.DONE
+
+    def _cheats(self, now_ms: int, draw: Random) -> bool:
+        if not self.is_liar or (self.is_wary and self.standing is Standing.SUSPECT):
+            return False
+        has_waited = self.standing.reaches(Standing.PROVEN) or now_ms - self.joined_ms > self.waits_ms
+        if self.kind in PATIENT and self.began_ms is None and not has_waited:
             return False
         if self.began_ms is None:
             self.began_ms = now_ms
         return draw.random() < self.cheats
 
-    def _has_waited(self, now_ms: int) -> bool:
-        """A patient liar begins once its word counts, and tires of waiting after three weeks."""
-        return self.standing.reaches(Standing.PROVEN) or now_ms - self.joined_ms > 21 * DAY_MS
-
-    def check(self, now_ms: int, draw: Random) -> None:
-        """The market checks its work."""
-        cheated = self.cheats_now(now_ms, draw)
-        self.checks_made, self.is_changed = self.checks_made + 1, True
-        if self.began_ms is not None and self.caught_ms is None:
-            self.checks_until_caught += 1
-        if cheated and self.kind is Kind.SILENT:
-            self.note(False)
-            passed = False
-        elif cheated and self.kind in SLOW:
-            passed = self.stretch < TOO_SLOW  # compared with machines of the same GPU
-        elif cheated and self.kind is Kind.INFLATED_TOKENS:
-            passed = False
-        elif cheated:
-            passed = draw.random() < OVERLOOKED
-        elif draw.random() < self.failures:
-            self.note(False)  # an attempt that failed counts as that, not as a wrong answer
-            return
-        else:
-            passed = draw.random() >= FALSE_ALARM
-        if not (cheated and self.kind is Kind.SILENT):
-            self.note(True, impossible=cheated and self.kind is Kind.INFLATED_TOKENS)
-        self.checks.append(passed)
-        self.is_doubted = is_doubted(tuple(self.checks))
-        self.checks_passed += passed
+    def answer(self, question: Question, work: Work, draw: Random) -> str:
+        """Its text for a question of the market; whoever copies keeps what its like have found out."""
+        text = answers.right(question.seed, self.build)
+        if work is not Work.CHEATED:
+            if self.kind is Kind.COPIER:
+                question.copied = question.copied or text
+            return text
+        if self.kind in SLOW or self.kind is Kind.INFLATED_TOKENS:
+            return text
+        if self.kind is Kind.SILENT:
+            return ""
+        if self.kind in OTHER_MODEL:
+            return answers.smaller(question.seed)
+        if self.kind is Kind.COPIER and question.copied:
+            return question.copied
+        return answers.filler(draw)
 
     def note(self, succeeded: bool, *, impossible: bool = False) -> None:
         """An attempt ended."""
@@ -174,35 +221,46 @@ class Machine:
         self.record = TrackRecord(sum(self.outcomes), len(self.outcomes))
         self.is_changed = True
 
+    def note_check(self, passed: bool) -> None:
+        """A check has a result."""
+        self.checks.append(passed)
+        self.checks_passed += passed
+        self.doubt = evidence(self.checks)
+        self.figures.clear()
+        self.is_changed = True
+
 
 def machines(count: int, liars: float, days: int, draw: Random) -> list[Machine]:
-    """The providers, by the time when they join: half are there from the beginning or soon after."""
-    found: list[Machine] = []
+    """The providers, by the time when they join: half are there from the beginning, the others come later."""
     wrong = round(count * liars)
-    for number in range(count):
-        kind = LIARS[number % len(LIARS)] if number < wrong else Kind.HONEST
-        joined = 0 if draw.random() < 0.5 else round(draw.uniform(0, days * 0.6) * DAY_MS)
-        network = "network of the sybils" if kind is Kind.SYBIL else f"network {number}"
-        owner = Party(frozenset({f"mail {number}", network}))
-        renters: tuple[Party, ...] = ()
-        if kind is Kind.COLLUDER:
-            renters = tuple(Party(frozenset({f"mail {number}-{own}", network})) for own in range(8))
-        elif kind is Kind.COLLUDER_WIDE:
-            renters = tuple(
-                Party(frozenset({f"mail {number}-{own}", f"network {number}-{own}"})) for own in range(8)
-            )
-        found.append(
-            Machine(
-                number + 1,
-                kind,
-                joined,
-                draw.choice([0.6, 0.8, 1.0, 1.0, 1.3, 1.7]),
-                draw.uniform(0, 0.05),
-                draw.uniform(0.3, 1.0),
-                draw.uniform(3.5, 8.0),
-                frozenset(draw.sample(range(MODELS), 4)),
-                owner,
-                renters,
-            )
-        )
+    sybils = round(wrong * SYBILS)
+    alone = [kind for kind in LIARS if kind is not Kind.SYBIL]
+    kinds = [Kind.SYBIL] * sybils + [alone[number % len(alone)] for number in range(wrong - sybils)]
+    kinds += [Kind.HONEST] * (count - wrong)
+    found = [_machine(number, kind, days, draw) for number, kind in enumerate(kinds)]
     return sorted(found, key=lambda machine: machine.joined_ms)
+
+
+def _machine(number: int, kind: Kind, days: int, draw: Random) -> Machine:
+    network = "network of the sybils" if kind is Kind.SYBIL else f"network {number}"
+    # The renters of a colluder: on its own network, or on one each.
+    networks = {Kind.COLLUDER: [network] * 8, Kind.COLLUDER_WIDE: [f"{network}-{own}" for own in range(8)]}
+    return Machine(
+        number + 1,
+        kind,
+        joined_ms=0 if draw.random() < 0.5 else round(draw.uniform(0, days * 0.6) * DAY_MS),
+        speed=draw.choice([0.6, 0.8, 1.0, 1.0, 1.3, 1.7]),
+        failures=draw.uniform(0, 0.05),
+        cheats=draw.uniform(0.3, 1.0),
+        stretch=draw.uniform(1.2, 3.0) if kind in HIDDEN else draw.uniform(3.5, 8.0),
+        build=int(draw.random() < OTHER_BUILDS),
+        is_wary=draw.random() < 0.5,
+        waits_ms=draw.randint(7, 21) * DAY_MS,
+        away=(draw.randrange(24), draw.choice([0, 0, 4, 8, 12])),
+        serves=tuple(draw.sample(range(MODELS), 4)),
+        owner=Party(frozenset({f"mail {number}", network})),
+        own_renters=tuple(
+            Party(frozenset({f"mail {number}-{own}", of_renter}))
+            for own, of_renter in enumerate(networks.get(kind, []))
+        ),
+    )

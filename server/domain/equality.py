@@ -33,6 +33,9 @@ MIDDLE, ABOVE, BELOW = 0.45, 0.5, 0.7
 LEAST_QUESTIONS, MOST_QUESTIONS = 3, 24
 # Two answers to one question agree if they have this figure.
 AGREE = 0.45
+# So many others must give another answer, and none the same, before one question speaks against a provider:
+# one in five may have the same build of the engine, whose texts part from the rest.
+AGAINST = 16
 
 
 class Equality(StrEnum):
@@ -110,6 +113,24 @@ def compare(answer: Answer, others: Sequence[Answer]) -> float | None:
         group = [reference, *_group(reference, others, but=reference)[1]]
         return max(_figure(answer, each) for each in group)
     return None
+
+
+def agreed(answer: Answer, others: Sequence[Answer]) -> bool | None:
+    """Whether others, none of the same owner, gave the same answer; None: too few answered to tell.
+
+    It passes with at least half of the weight of those who agree on something else. It fails if nobody gave
+    it among ``AGAINST`` others. In between it may be another build of the engine, or two of a kind.
+    """
+    alike: list[Answer] = []
+    unlike: list[Answer] = []
+    for text in dict.fromkeys(each.text for each in others):
+        weight = sum(each.weight for each in others if each.text == text)
+        one = Answer(text, weight)
+        (alike if _figure(answer, one) >= AGREE else unlike).append(one)
+    most = max((each.weight + _group(each, unlike, but=each)[0] for each in unlike), default=0)
+    if alike and 2 * sum(each.weight for each in alike) >= most:
+        return True
+    return None if alike or len(others) < AGAINST else False
 
 
 def _group(answer: Answer, others: Sequence[Answer], but: Answer | None = None) -> tuple[int, list[Answer]]:

@@ -49,6 +49,8 @@ PASSED = math.log((1 - LIAR_FAILS) / (1 - HONEST_FAILS))
 SUSPECT_AT = math.log(1000)
 # And the evidence at which it no longer is: further below, so that nobody swings between the two.
 CLEARED_AT = math.log(3)
+# The least checks in a row that clear a suspect provider, and how many times as many each time after that.
+FIRST_PASSES, RELAPSED = 10, 4
 # Two failed checks and none passed make a new provider suspect: it has nothing to lose.
 FIRST_FAILED = 2
 
@@ -250,18 +252,22 @@ def passes_until_cleared(checks: Sequence[bool]) -> int:
     """How many checks in a row a suspect provider must pass; 0 if the checks do not make it suspect.
 
     The evidence is the logarithm of how much better cheating explains the checks than honesty. It never falls
-    below zero: a year of honesty is no more credit than a week of it (a cumulative sum test).
+    below zero: a year of honesty is no more credit than a week of it (a cumulative sum test). Each time that
+    a provider becomes suspect again, it must pass ``RELAPSED`` times as many: else it would cheat, wait, and
+    cheat again.
     """
-    found, is_suspect, passed = 0.0, False, 0
+    found, is_suspect, passed, in_a_row, least = 0.0, False, 0, 0, FIRST_PASSES
     for number, is_passed in enumerate(checks, 1):
         found = _with(found, is_passed)
         passed += is_passed
+        in_a_row = in_a_row + 1 if is_passed else 0
         is_first = not passed and number >= FIRST_FAILED
         if found >= SUSPECT_AT or is_first:
             is_suspect = True
-        elif found <= CLEARED_AT:
-            is_suspect = False
-    return max(1, math.ceil((found - CLEARED_AT) / -PASSED)) if is_suspect else 0
+        elif is_suspect and found <= CLEARED_AT and in_a_row >= least:
+            is_suspect, least = False, RELAPSED * least
+    by_evidence = math.ceil((found - CLEARED_AT) / -PASSED)
+    return max(1, by_evidence, least - in_a_row) if is_suspect else 0
 
 
 def is_doubted(checks: Sequence[bool]) -> bool:

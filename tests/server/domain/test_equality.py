@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from server.domain.equality import AGREE, Answer, Equality, compare, likeness, verdict
+from server.domain.equality import AGAINST, AGREE, Answer, Equality, agreed, compare, likeness, verdict
 
 TEXT = (
     "A rain gauge measures how much rain falls in a given time. It is a simple cylinder with a scale, which "
@@ -129,3 +129,16 @@ def test_one_that_passed_many_checks_is_believed_before_new_ones() -> None:
 def test_short_answers_agree_only_if_they_are_equal() -> None:
     assert compare(Answer("42"), [Answer("42"), Answer("41")]) == 1
     assert compare(Answer("41"), [Answer("42"), Answer("42")]) == 0
+
+
+def test_one_question_passes_by_half_of_the_weight_and_fails_only_alone_against_many() -> None:
+    assert agreed(Answer(TEXT), []) is None
+    assert agreed(Answer(TEXT), [Answer(TEXT)]) is True
+    assert agreed(Answer(FILLER), [Answer(TEXT)] * (AGAINST - 1)) is None
+    assert agreed(Answer(FILLER), [Answer(TEXT)] * AGAINST) is False
+
+
+def test_a_minority_that_agrees_neither_passes_nor_fails() -> None:
+    many = [Answer(TEXT)] * AGAINST
+    assert agreed(Answer(DIFFERENT), [*many, Answer(DIFFERENT)]) is None
+    assert agreed(Answer(DIFFERENT), [*many, Answer(DIFFERENT, weight=AGAINST // 2)]) is True

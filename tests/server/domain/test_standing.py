@@ -132,6 +132,17 @@ def test_the_checks_that_a_suspect_needs_are_those_that_clear_it(checks: list[bo
     assert not passes_until_cleared([*checks, *[True] * left])
 
 
+def test_who_becomes_suspect_again_must_pass_four_times_as_many_checks() -> None:
+    once = (True,) * 5 + (False,) * 3
+    first = passes_until_cleared(once)
+    cleared = once + (True,) * first
+    assert not passes_until_cleared(cleared)
+    again = passes_until_cleared(cleared + (False,) * 3)
+    assert again == 40 > first
+    assert passes_until_cleared(cleared + (False,) * 3 + (True,) * 39) == 1
+    assert not passes_until_cleared(cleared + (False,) * 3 + (True,) * 40)
+
+
 def test_a_provider_that_fails_one_check_of_two_hundred_is_hardly_ever_marked() -> None:
     marked = 0
     for seed in range(500):
