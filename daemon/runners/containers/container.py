@@ -306,7 +306,8 @@ class ContainerRunner(Runner):
                 is_running = bool(state.get("Running"))
                 pid = state.get("Pid") if is_running else None
                 async with _kept_on(run.limit, state), run.crowd.watched(pid):
-                    reading = rest.poll() if self._engine.is_podman else rest.read(follows=is_running)
+                    keep_reading = rest.poll if self._engine.is_podman else rest.follow
+                    reading = keep_reading() if is_running else rest.read()
                     async with aclosing(reading) as pieces:
                         async for piece in pieces:
                             yield piece

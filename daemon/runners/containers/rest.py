@@ -1,7 +1,8 @@
 """Reads what of a container's log is not known yet, where an earlier daemon read a part of it.
 
-Podman 4.3 leaves out lines of a log that it follows: where the reader has some to catch up on, and where the
-container ends meanwhile. So its log is read again and again from its beginning. It must not know runs.
+No engine's followed log can be trusted to its end. Docker may leave out the last lines where the reader has
+some to catch up on, so the log is read once more when the container has ended. Podman 4.3 leaves out lines in
+the middle too, so its log, of which it keeps one file, is read again and again. It must not know runs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from daemon.runners import Log, Piece, ResumeOffsets
 from daemon.runners.containers.beginning import MARKER, LogBeginning
 from daemon.runners.containers.docker import STDOUT, Docker, Frame
 
+_TAIL_BYTES = 4096
 POLL_SECONDS = 1.0
-# A reading takes at most a tenth of the time, however long the log is.
-_READ_SHARE = 9
+MAX_POLL_SECONDS = 10.0
+# A long log is read less often: readings take a tenth of the time.
+_PAUSE_SHARE = 9
 
 
 def pieces_of(frame: Frame) -> Iterator[Piece]:
@@ -36,12 +39,58 @@ class RestOfLog:
         self._container = container
         self._beginning = beginning
         self._known = {"log": known.log_bytes, "output": known.output_bytes}
+        self._tail = b""
 
-    async def read(self, *, follows: bool, holds_back: bool = False) -> AsyncGenerator[Piece, None]:
-        """The rest, and, if it ``follows``, what is written until the container ends.
+    async def read(self) -> AsyncGenerator[Piece, None]:
+        """The rest, of a container that has ended."""
+        # Podman says `stopped` before conmon has stored all, and `exited` after that.
+        await self._docker.wait(self._container)
+        async with aclosing(self._read()) as pieces:
+            async for piece in pieces:
+                yield piece
 
-        A marker stands for what the engine has dropped. ``holds_back``: the last piece, of which only a part
-        may have been written yet, is left to the next reading.
+    async def follow(self) -> AsyncGenerator[Piece, None]:
+        """The rest, and what is written until the container ends."""
+        async with aclosing(self._read(follows=True)) as pieces:
+            async for piece in pieces:
+                yield piece
+        await self._docker.wait(self._container)
+        is_lost, left, tail = await self._beginning.is_lost(), dict(self._known), b""
+        async with aclosing(self._docker.logged(self._container, follows=False)) as frames:
+            async for frame in frames:
+                tail = _tail_of(tail, frame)
+                if not is_lost:
+                    for piece in self._unknown(frame, left):
+                        yield piece
+        # Of a log that has lost its beginning meanwhile, only the end says whether all of it was read.
+        if is_lost and not (self._tail and tail.endswith(self._tail)):
+            yield Log(MARKER)
+            yield MARKER
+
+    async def poll(self) -> AsyncGenerator[Piece, None]:
+        """The same as `follow`, by readings that do not."""
+        ended = asyncio.create_task(self._docker.wait(self._container))
+        try:
+            while not ended.done():
+                started = time.monotonic()
+                async with aclosing(self._read(holds_back=True)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                pause = _PAUSE_SHARE * (time.monotonic() - started)
+                await asyncio.wait({ended}, timeout=min(max(POLL_SECONDS, pause), MAX_POLL_SECONDS))
+            ended.result()
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+        async with aclosing(self.read()) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _read(self, *, follows: bool = False, holds_back: bool = False) -> AsyncGenerator[Piece, None]:
+        """The rest; a marker stands for what the engine has dropped.
+
+        ``holds_back``: the last piece, of which only a part may have been written yet, is left to the next
+        reading.
         """
         if await self._beginning.is_lost():
             # More is gone than was known, or nobody could say what to leave out.
@@ -51,29 +100,12 @@ class RestOfLog:
         left, held = dict(self._known), None
         async with aclosing(self._docker.logged(self._container, follows=follows)) as frames:
             async for frame in frames:
+                self._tail = _tail_of(self._tail, frame)
                 if holds_back:
                     held, frame = frame, held
                 if frame is not None:
                     for piece in self._unknown(frame, left):
                         yield piece
-
-    async def poll(self) -> AsyncGenerator[Piece, None]:
-        """The same as one that follows, by readings that do not."""
-        while await self._is_running():
-            started = time.monotonic()
-            async with aclosing(self.read(follows=False, holds_back=True)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            await asyncio.sleep(max(POLL_SECONDS, _READ_SHARE * (time.monotonic() - started)))
-        # It may be called ended before its last output is stored.
-        await self._docker.wait(self._container)
-        async with aclosing(self.read(follows=False)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _is_running(self) -> bool:
-        found = await self._docker.inspect(self._container)
-        return found is not None and bool(found["State"]["Running"])
 
     def _unknown(self, frame: Frame, left: dict[str, int]) -> Iterator[Piece]:
         """The pieces of a frame without what is known; `left`: how much of that is still to come."""
@@ -84,3 +116,7 @@ class RestOfLog:
             if data:
                 self._known[name] += len(data)
                 yield Log(data) if name == "log" else data
+
+
+def _tail_of(before: bytes, frame: Frame) -> bytes:
+    return (before + frame.data)[-_TAIL_BYTES:]
