@@ -23,7 +23,6 @@ examples:
   python -m scripts.simulate_market                              with a random seed, which is printed
   python -m scripts.simulate_market --providers 500 --liars 0.2 --seed 7
   python -m scripts.simulate_market --seed 7 --checks 0          the same market without checks
-  python -m scripts.simulate_market --seed 7 --several           several questions decide together, not each
   python -m scripts.simulate_market --seed 7 --json              one object for programs
 
 Caught is who became suspect after it began to cheat. The exit status is 1 if a goal is missed: 99 % of the
@@ -155,13 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=100_000, metavar="N", help="default: 100,000")
     parser.add_argument("--days", type=int, default=30, metavar="N", help="default: 30")
     parser.add_argument("--checks", type=int, default=1, metavar="PERCENT", help="default: 1; 0: none")
-    parser.add_argument("--several", action="store_true", help="compare several questions together")
     parser.add_argument("--seed", type=int, metavar="S", help="default: a random one, which is printed")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     sizes = (options.providers, options.liars, options.jobs, options.days)
-    figures = summary(Market(*sizes, seed, options.checks, each=not options.several).run(), seed)
+    figures = summary(Market(*sizes, seed, options.checks).run(), seed)
     print(json.dumps(figures) if options.json else "\n".join(table(figures)))
     return 0 if is_good(figures) else 1
 

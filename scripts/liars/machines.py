@@ -16,7 +16,17 @@ from server.domain.levels import Standing
 from server.domain.payouts import HOUR_MS, Payout
 from server.domain.placement import Model
 from server.domain.reliability import NO_RECORD, RECORD_SIZE, TrackRecord
-from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, evidence, independent
+from server.domain.standing import (
+    DAY_MS,
+    Assessment,
+    Bounds,
+    Facts,
+    Party,
+    assess,
+    evidence,
+    independent,
+    passes_until_cleared,
+)
 
 # The checks of which a standing follows.
 CHECKS_KEPT = 200
@@ -104,6 +114,7 @@ class Machine:
     """Of the answers since the last clear one."""
     doubt: float = 0.0
     """How much its checks speak for cheating."""
+    is_suspect_by_checks: bool = False
     customers: dict[Party, int] = field(default_factory=dict)
     counted: tuple[int, int] = (0, 0)
     """Its independent customers and what they paid, as last counted."""
@@ -137,9 +148,14 @@ class Machine:
         return self.id
 
     @property
-    def standing(self) -> Standing:
+    def granted(self) -> Standing:
         """As last assessed."""
         return self.assessment.standing
+
+    @property
+    def standing(self) -> Standing:
+        """As which it gets jobs that name nobody."""
+        return self.granted if self.bounds.is_checked else Standing.SUSPECT
 
     @property
     def bounds(self) -> Bounds:
@@ -188,9 +204,9 @@ class Machine:
         return Work.CHEATED if self._cheats(now_ms, draw) else Work.DONE
 
     def _cheats(self, now_ms: int, draw: Random) -> bool:
-        if not self.is_liar or (self.is_wary and self.standing is Standing.SUSPECT):
+        if not self.is_liar or (self.is_wary and self.granted is Standing.SUSPECT):
             return False
-        has_waited = self.standing.reaches(Standing.PROVEN) or now_ms - self.joined_ms > self.waits_ms
+        has_waited = self.granted.reaches(Standing.PROVEN) or now_ms - self.joined_ms > self.waits_ms
         if self.kind in PATIENT and self.began_ms is None and not has_waited:
             return False
         if self.began_ms is None:
@@ -226,6 +242,7 @@ class Machine:
         self.checks.append(passed)
         self.checks_passed += passed
         self.doubt = evidence(self.checks)
+        self.is_suspect_by_checks = passes_until_cleared(self.checks) > 0
         self.figures.clear()
         self.is_changed = True
 

@@ -64,8 +64,6 @@ class Market:
         days: int,
         seed: int,
         percent: int,
-        *,
-        each: bool = True,
     ) -> None:
         self._draw = Random(seed)
         self._days, self._jobs, self._percent = days, jobs, percent
@@ -74,7 +72,7 @@ class Market:
         self._coming = coming[::-1]
         self._serving: list[list[Machine]] = [[] for _ in range(MODELS)]
         self._present: list[Machine] = []
-        self._checks = Checks(self._serving, percent, self._draw, self._assess, each=each)
+        self._checks = Checks(self._serving, percent, self._draw, self._assess)
         self._ends: list[tuple[int, int, Machine, int]] = []
         self._refunds: list[tuple[int, int, Machine, Payout, int]] = []
         self._number = 0
@@ -129,9 +127,9 @@ class Market:
     def _assess(self, machine: Machine, now_ms: int) -> None:
         machine.assessed_ms, machine.is_changed = now_ms, False
         machine.assessment = assess(machine.facts(now_ms), checks_are_on=self._percent > 0)
-        if machine.standing.reaches(Standing.PROVEN) and machine.proven_ms is None:
+        if machine.granted.reaches(Standing.PROVEN) and machine.proven_ms is None:
             machine.proven_ms = now_ms
-        if machine.standing is Standing.SUSPECT:
+        if machine.granted is Standing.SUSPECT:
             machine.was_marked = True
             if machine.is_liar and machine.caught_ms is None and machine.began_ms is not None:
                 machine.caught_ms = now_ms
@@ -166,8 +164,6 @@ class Market:
 
     def _place(self, there: list[Machine], hold: int, *, is_named: bool, newcomers: bool) -> Machine | None:
         """Who runs a job: of those of the best standing that is there, busy or not, one of the best."""
-        if not is_named:
-            there = [machine for machine in there if machine.checks_passed or not self._percent]
         best = max((tier(machine.standing) for machine in there), key=lambda one: one.level, default=None)
         if best is None or best is Standing.BANNED:
             return None
@@ -251,7 +247,7 @@ class Market:
 
     def _mature(self, machine: Machine, now_ms: int) -> None:
         """What is old enough, the provider withdraws at once; what it owes is taken first."""
-        standing = machine.standing
+        standing = machine.granted
         if not machine.maturing or not standing.reaches(Standing.NEW):
             return
         period_ms = self._terms.period_ms(is_proven=standing.reaches(Standing.PROVEN))

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from server.domain.equality import LEAST_QUESTIONS
+from server.domain import equality
+from server.domain.equality import AGAINST, LEAST_QUESTIONS, Answer, Equality
 from server.domain.jobs import FINAL, FailureReason, Job, JobState
 
 DAY_MS = 24 * 3600 * 1000
 # Of each live provider, whatever it earns.
 LEAST_A_DAY = 3.0
-# One after the other to a new provider, until there is a verdict: as many as show another model.
-AT_FIRST = LEAST_QUESTIONS
+# One after the other to a new provider, until it passed one: as many as show another model, and more of them
+# if one failed, until that is confirmed.
+AT_FIRST, AT_FIRST_IN_DOUBT = LEAST_QUESTIONS, 4 * LEAST_QUESTIONS
 # So many times as often after a failed check, until the doubt is gone or proved.
 IN_DOUBT = 25.0
 # A longer silence of the market is not made up for at once.
@@ -30,12 +32,14 @@ MOST_ELAPSED_MS = 3600 * 1000
 WAITS_MS = 3 * DAY_MS
 # How long a question is asked again of others.
 ASKED_AGAIN_MS = 7 * DAY_MS
-# A question that waits is asked of others at once, until so many were asked it.
-WITNESSES = 3
-# Others that are compared, the most.
-COMPARED = 8
+# A question that waits is asked of others, twice as many each time, until so many were asked it.
+MOST_ASKED = 2 * AGAINST + 1
+# Others that have no free slot are waited for so long before those that answered decide.
+WITNESSES_WAIT_MS = 3600 * 1000
 # The most that the passed checks of another provider add to its weight.
 MOST_WEIGHT = 10
+# The weight of one whose word lets another pass: it passed three checks itself.
+BELIEVED = 4
 # Slower than others with the same GPU by this factor, and how many others there must be.
 TOO_SLOW, LEAST_OTHERS = 3.0, 2
 # An answer with fewer tokens has no speed.
@@ -124,8 +128,8 @@ class Known:
 
     asked: int = 0
     """How many canaries it got."""
-    is_judged: bool = False
-    """One of them passed or failed."""
+    is_settled: bool = False
+    """One of them passed, or they made it suspect."""
     is_doubted: bool = False
     """One failed, which those since neither outweigh nor confirm: see server.domain.standing."""
     jobs_a_day: int = 0
@@ -135,11 +139,11 @@ def chance(known: Known, percent: int, elapsed_ms: int) -> float:
     """How likely a canary is due now, so many milliseconds after the last look.
 
     Nothing can be told from the time since the last one: it is a process without memory. A new provider is
-    due at once, until it passed or failed.
+    due at once, until it passed one or is suspect.
     """
     if percent <= 0:
         return 0.0
-    if known.asked < AT_FIRST and not known.is_judged:
+    if not known.is_settled and known.asked < (AT_FIRST_IN_DOUBT if known.is_doubted else AT_FIRST):
         return 1.0
     a_day = max(LEAST_A_DAY, known.jobs_a_day * percent / 100) * (IN_DOUBT if known.is_doubted else 1)
     return 1 - math.exp(-a_day * min(elapsed_ms, MOST_ELAPSED_MS) / DAY_MS)
@@ -158,6 +162,46 @@ def by_end(job: Job, text: str) -> Finding | None:
     if tokens and (tokens * CHARACTERS_A_TOKEN < len(text) or (most and tokens > most + 1)):
         return failed(CanaryFault.TOKENS_IMPOSSIBLE)
     return None
+
+
+def by_answers(
+    answer: Answer, others: Sequence[Answer], earlier: Sequence[float], *, is_last: bool
+) -> Finding:
+    """What an answer says beside those of other owners to the same question, one of each: see ``voices``.
+
+    Each question decides alone, if enough others answered it: see ``equality.agreed``. It passes only with
+    somebody who is ``BELIEVED``: else newcomers who agree could pass each other. With ``is_last``, as nobody
+    is left to be asked, newcomers must do; and the figures of ``earlier`` questions that decided nothing are
+    looked at too: several unlike answers together show another model. Nobody fails but by others who agree.
+    """
+    is_agreed = equality.agreed(answer, others)
+    is_vouched = any(each.weight >= BELIEVED for each in equality.alike(answer, others))
+    if is_agreed and (is_vouched or is_last):
+        return Finding(CanaryVerdict.PASSED, figure=equality.nearest(answer, others))
+    if is_agreed is not False and not is_last:
+        return WAITING
+    figure = equality.compare(answer, others)
+    if figure is None:
+        return WAITING
+    if is_agreed is False or equality.verdict([*earlier, figure]) is Equality.OTHER:
+        return failed(CanaryFault.ANSWER_DIFFERS, figure)
+    return Finding(CanaryVerdict.UNDECIDED, figure=figure)
+
+
+def voices(own: frozenset[str], answers: Iterable[tuple[Answer, frozenset[str]]]) -> list[Answer]:
+    """The answers of others, the weightiest of each owner; owners are told apart by their marks."""
+    heard: list[Answer] = []
+    marks = set(own)
+    for answer, theirs in sorted(answers, key=lambda each: -each[0].weight):
+        if marks.isdisjoint(theirs):
+            marks |= theirs
+            heard.append(answer)
+    return heard
+
+
+def to_ask(asked: int) -> int:
+    """How many more are asked a question that so many were asked and that decided nothing."""
+    return max(0, min(asked, MOST_ASKED - asked))
 
 
 def speed(job: Job) -> float | None:

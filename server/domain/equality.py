@@ -121,27 +121,39 @@ def agreed(answer: Answer, others: Sequence[Answer]) -> bool | None:
     It passes with at least half of the weight of those who agree on something else. It fails if nobody gave
     it among ``AGAINST`` others. In between it may be another build of the engine, or two of a kind.
     """
-    alike: list[Answer] = []
+    like: list[Answer] = []
     unlike: list[Answer] = []
     for text in dict.fromkeys(each.text for each in others):
         weight = sum(each.weight for each in others if each.text == text)
         one = Answer(text, weight)
-        (alike if _figure(answer, one) >= AGREE else unlike).append(one)
+        (like if _figure(answer, one) >= AGREE else unlike).append(one)
     most = max((each.weight + _group(each, unlike, but=each)[0] for each in unlike), default=0)
-    if alike and 2 * sum(each.weight for each in alike) >= most:
+    if like and 2 * sum(each.weight for each in like) >= most:
         return True
-    return None if alike or len(others) < AGAINST else False
+    return None if like or len(others) < AGAINST else False
+
+
+def nearest(answer: Answer, others: Sequence[Answer]) -> float:
+    """The figure of an answer against the one that is most like it; 0 without others."""
+    return max((_figure(answer, each) for each in others), default=0.0)
+
+
+def alike(answer: Answer, others: Sequence[Answer]) -> list[Answer]:
+    """Those of the other answers that are like an answer."""
+    return [each for each in others if _figure(answer, each) >= AGREE]
 
 
 def _group(answer: Answer, others: Sequence[Answer], but: Answer | None = None) -> tuple[int, list[Answer]]:
     """The answers that are like an answer, and their weight."""
-    like = [each for each in others if each is not but and _figure(answer, each) >= AGREE]
+    like = alike(answer, [each for each in others if each is not but])
     return sum(each.weight for each in like), like
 
 
 def _figure(answer: Answer, reference: Answer) -> float:
+    if answer.text == reference.text:
+        return 1.0
     found = likeness(answer.text, reference.text)
-    return found.figure if found is not None else float(answer.text == reference.text)
+    return found.figure if found is not None else 0.0
 
 
 def _pieces(text: str) -> list[str]:

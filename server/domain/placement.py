@@ -73,6 +73,9 @@ class Candidate:
     runs_plain_processes: bool = False
     """Whether it runs commands as plain processes, without a container: only for jobs that name it."""
     standing: Standing = Standing.NEW
+    """As which it gets jobs that name nobody."""
+    is_checked: bool = True
+    """False: it is new, and its standing is low because no check of its work passed yet."""
     value_left_halala: int | None = None
     """What the holds of further jobs that name no provider may come to; None: no bound now."""
 

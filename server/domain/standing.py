@@ -152,6 +152,8 @@ class Bounds:
     """Slots that are believed, however many the daemon has."""
     value_halala: int | None
     """Open holds of jobs that named no provider."""
+    is_checked: bool = True
+    """False: no check passed yet, so that jobs which name nobody come to it only as to a suspect one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ def _bounds(standing: Standing, facts: Facts, checks_are_on: bool) -> Bounds:
     if standing is Standing.PROVEN:
         return Bounds(None, PROVEN_VALUE_HALALA)
     slots = min(NEW_SLOTS, 1 + facts.checks_passed) if checks_are_on else NEW_SLOTS
-    return Bounds(slots, NEW_VALUE_HALALA)
+    return Bounds(slots, NEW_VALUE_HALALA, not checks_are_on or facts.checks_passed > 0)
 
 
 def passes_until_cleared(checks: Sequence[bool]) -> int:

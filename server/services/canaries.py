@@ -17,17 +17,18 @@ from server.domain import canaries as rules
 from server.domain import ledger as accounts
 from server.domain import pricing, prompts
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding, Known
-from server.domain.equality import MOST_QUESTIONS, Answer, Equality, compare, likeness, verdict
+from server.domain.equality import MOST_QUESTIONS, Answer, likeness
 from server.domain.errors import DomainError
 from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel
+from server.domain.levels import tier
 from server.domain.placement import allows
 from server.domain.prompts import LONG_WORDS, Shape
-from server.domain.standing import is_doubted
+from server.domain.standing import is_doubted, passes_until_cleared
 from server.services.fleet import Fleet, Presence
 from server.services.jobs import Jobs, quoted
-from server.store import canaries, jobs, leases, ledger, providers, renters
-from server.store.canaries import Sample
+from server.store import canaries, jobs, leases, ledger, providers, renters, standing
+from server.store.canaries import Sample, WaitingQuestion
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,10 @@ RENTERS = 8
 BATCH, KNOWN_MS = 100, 3600 * 1000
 # How soon a provider is asked again that takes no canary now.
 PUT_OFF_MS = 60 * 1000
-# Canaries that are judged, and submitted, in one tick: no tick takes long.
-JUDGED, SUBMITTED = 100, 50
+# Canaries that are judged, submitted, and looked at as they wait, in one tick: no tick takes long.
+JUDGED, SUBMITTED, WAITING = 100, 50, 50
+# Sessions with a model of which the witnesses are drawn, the most.
+SERVING = 1000
 # The newest jobs of a provider, whose sizes are imitated, and its newest canaries.
 SAMPLES, PAST = 50, 2 * MOST_QUESTIONS
 # How long a canary may run: as long as other jobs, but not too short for a slow machine.
@@ -50,6 +53,8 @@ SHARE_OF_ANSWERS = 0.8
 IMAGE = "docker.io/library/busybox:latest"
 # The newest results by which a provider is doubted.
 JUDGED_BY = 60
+# Questions that are remembered because their answers decide nothing yet.
+DECIDED = 10_000
 _NAMES = (
     "Amal",
     "Basma",
@@ -97,11 +102,16 @@ class Canaries:
         self._chance = random.Random(secrets.randbits(256))  # noqa: S311  nobody sees its numbers
         self._past: dict[int, _Past] = {}
         self._looked_ms: int | None = None
+        self._place = 0
+        """Where the next look at the waiting questions begins."""
+        self._decided: dict[str, int] = {}
+        """The questions that nobody else could be asked, and how many had been."""
 
     async def tick(self) -> None:
-        """Judges the canaries that ended, and submits those that are due."""
+        """Judges the canaries that ended, asks witnesses, and submits the canaries that are due."""
         if self._percent:
             await self._judge()
+            await self._ask_witnesses(ms(self._clock))
             await self._submit_due()
 
     async def _submit_due(self) -> None:
@@ -112,7 +122,6 @@ class Canaries:
         due = [each for each in present if self._is_due(each.provider_id, elapsed_ms)]
         if due:
             await self._submit_to(self._chance.sample(due, min(len(due), SUBMITTED)), now_ms)
-        await self._ask_witnesses(now_ms)
 
     async def _submit_to(self, due: Sequence[Presence], now_ms: int) -> None:
         """Submits a canary to each that has no open one."""
@@ -122,14 +131,35 @@ class Canaries:
                 await self._submit(presence, now_ms)
 
     async def _ask_witnesses(self, now_ms: int) -> None:
-        """Asks the questions that wait of others, whose answers show who is right."""
-        since_ms = now_ms - rules.WAITS_MS
-        waiting = await self._database.read(lambda: canaries.waiting_questions(since_ms, SUBMITTED))
-        for model, question, asked in waiting:
-            serving = [each for each in self._fleet.serving(model, BATCH) if each.provider_id not in asked]
-            able = [each for each in serving if each.free_slots]
-            if able and len(asked) < rules.WITNESSES:
-                await self._submit(self._chance.choice(able), now_ms, (model, question))
+        """Asks the questions that wait of others, and lets those decide that nobody else can be asked."""
+        page, is_end = await self._database.read(lambda: canaries.waiting_questions(self._place, WAITING))
+        self._place = 0 if is_end else self._place + WAITING
+        left = SUBMITTED
+        for question in page:
+            if question.is_pending or left <= 0:
+                continue
+            wanted = rules.to_ask(len(question.asked))
+            serving = self._fleet.serving(question.subject, SERVING) if wanted else []
+            others = [each for each in serving if each.provider_id not in question.asked]
+            if able := [each for each in others if each.free_slots]:
+                self._chance.shuffle(able)
+                able.sort(key=lambda each: -tier(each.standing).level)
+                witnesses = able[: min(wanted, left)]
+                left -= len(witnesses)
+                for presence in witnesses:
+                    await self._submit(presence, now_ms, (question.subject, question.question))
+            elif not others or now_ms - question.since_ms >= rules.WITNESSES_WAIT_MS:
+                await self._decide(question, now_ms)
+
+    async def _decide(self, question: WaitingQuestion, now_ms: int) -> None:
+        """Judges the answers to a question of which nobody else can be asked, once for as many answers."""
+        if self._decided.get(question.question) == len(question.asked):
+            return
+        if len(self._decided) >= DECIDED:
+            self._decided.clear()
+        self._decided[question.question] = len(question.asked)
+        for canary in await self._database.read(lambda: canaries.waiting([question.question])):
+            await self._judge_one(canary, now_ms, is_last=True)
 
     def _is_due(self, provider_id: int, elapsed_ms: int) -> bool:
         past = self._past.get(provider_id)
@@ -177,7 +207,7 @@ class Canaries:
     def _put_off(self, provider_id: int, now_ms: int) -> None:
         """Leaves a provider alone for a while that takes no canary now."""
         if past := self._past.get(provider_id):
-            past.known = replace(past.known, asked=rules.AT_FIRST)
+            past.known = replace(past.known, is_settled=True)
             past.read_ms = now_ms - KNOWN_MS + PUT_OFF_MS
 
     def _plan(self, presence: Presence, now_ms: int, asked: tuple[str, str] | None) -> Plan | None:
@@ -198,7 +228,7 @@ class Canaries:
 
     def _question(self, provider_id: int, model: str, samples: Sequence[Sample], now_ms: int) -> Plan:
         since_ms = now_ms - rules.ASKED_AGAIN_MS
-        question = canaries.question_of_others(model, provider_id, since_ms)
+        question = canaries.question_of_others(model, provider_id, since_ms, rules.MOST_ASKED)
         if question is None:
             shapes = _shapes(samples) or [Shape(n, self._chance.random() < 0.3) for n in prompts.MAX_TOKENS]
             question = prompts.question(secrets.token_hex(16), self._chance.choice(shapes))
@@ -263,8 +293,8 @@ class Canaries:
         if await self._database.read(lambda: canaries.any_expired(before_ms)):
             await self._database.run(lambda: canaries.expire(before_ms, now_ms, JUDGED))
 
-    async def _judge_one(self, canary: Canary, now_ms: int) -> None:
-        finding = await self._database.read(lambda: _find(canary, now_ms))
+    async def _judge_one(self, canary: Canary, now_ms: int, *, is_last: bool = False) -> None:
+        finding = await self._database.read(lambda: _find(canary, now_ms, is_last=is_last))
         if (finding.verdict, canary.verdict) == (CanaryVerdict.WAITING, CanaryVerdict.WAITING):
             return
         if not await self._database.run(lambda: canaries.decide(canary.id, finding, now_ms)):
@@ -283,7 +313,12 @@ def _known(provider_ids: Sequence[int], now_ms: int) -> dict[int, Known]:
     newest = canaries.newest(provider_ids, JUDGED_BY)
     asked = canaries.asked(provider_ids)
     return {
-        key: Known(asked.get(key, 0), bool(newest[key]), is_doubted(newest[key]), jobs_a_day.get(key, 0))
+        key: Known(
+            asked.get(key, 0),
+            any(newest[key]) or passes_until_cleared(newest[key]) > 0,
+            is_doubted(newest[key]),
+            jobs_a_day.get(key, 0),
+        )
         for key in provider_ids
     }
 
@@ -322,7 +357,7 @@ def _note_speeds(ended: Sequence[Canary]) -> None:
             canaries.note_speed(canary.id, speed)
 
 
-def _find(canary: Canary, now_ms: int) -> Finding:
+def _find(canary: Canary, now_ms: int, *, is_last: bool) -> Finding:
     """What a canary says whose job has ended. Inside a transaction."""
     job = jobs.get(canary.job_id)
     assert job is not None, "a canary has a job"
@@ -332,29 +367,34 @@ def _find(canary: Canary, now_ms: int) -> Finding:
     if canary.kind is CanaryKind.COMPUTATION:
         is_right = text.strip() == rules.computed(canary.question)
         return rules.PASSED if is_right else rules.failed(CanaryFault.ANSWER_DIFFERS)
-    return _find_answer(canary, job, text, now_ms)
+    return _find_answer(canary, job, text, now_ms, is_last=is_last)
 
 
-def _find_answer(canary: Canary, job: Job, text: str, now_ms: int) -> Finding:
+def _find_answer(canary: Canary, job: Job, text: str, now_ms: int, *, is_last: bool) -> Finding:
     past = [each for each in canaries.of_provider(canary.provider_id, PAST) if each.id < canary.id]
     if _is_filler(canary, text, past):
         return rules.failed(CanaryFault.ANSWER_DIFFERS)
-    others = canaries.same_question(canary.question, canary.provider_id, rules.COMPARED)
-    passed = canaries.passed([canary.provider_id, *(each.provider_id for each in others)])
-    answers = [
-        Answer(answer, rules.weight(passed[each.provider_id])) for each in others if (answer := _answer(each))
+    finding = rules.by_answers(*_answers(canary, text), _unclear(past), is_last=is_last)
+    if finding is rules.WAITING and now_ms - canary.created_ms >= rules.WAITS_MS:
+        return rules.UNDECIDED
+    is_passed = finding.verdict is CanaryVerdict.PASSED
+    if is_passed and rules.is_too_slow(rules.speed(job), _speeds_of_others(canary, now_ms)):
+        return rules.failed(CanaryFault.TOO_SLOW, finding.figure)
+    return finding
+
+
+def _answers(canary: Canary, text: str) -> tuple[Answer, list[Answer]]:
+    """An answer, and those of other owners to the same question."""
+    asked = canaries.same_question(canary.question, canary.provider_id, rules.MOST_ASKED)
+    ids = [canary.provider_id, *(each.provider_id for each in asked)]
+    owners, passed = standing.owners(ids), canaries.passed(ids)
+    others = [
+        (Answer(answer, rules.weight(passed[each.provider_id])), owners[each.provider_id].marks)
+        for each in asked
+        if (answer := _answer(each))
     ]
-    figure = compare(Answer(text, rules.weight(passed[canary.provider_id])), answers)
-    if figure is None:
-        return rules.WAITING if now_ms - canary.created_ms < rules.WAITS_MS else rules.UNDECIDED
-    match verdict([*_unclear(past), figure]):
-        case Equality.UNCLEAR:
-            return Finding(CanaryVerdict.UNDECIDED, figure=figure)
-        case Equality.OTHER:
-            return rules.failed(CanaryFault.ANSWER_DIFFERS, figure)
-    if rules.is_too_slow(rules.speed(job), _speeds_of_others(canary, now_ms)):
-        return rules.failed(CanaryFault.TOO_SLOW, figure)
-    return Finding(CanaryVerdict.PASSED, figure=figure)
+    own = Answer(text, rules.weight(passed[canary.provider_id]))
+    return own, rules.voices(owners[canary.provider_id].marks, others)
 
 
 def _unclear(past: Sequence[Canary]) -> list[float]:

@@ -232,7 +232,7 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
         "memory": f"{candidate.vram_mib} MiB of GPU memory" if candidate.vram_mib else "no GPU",
         "vram_reserved": candidate.vram_reserve_mib,
         "rate": candidate.own_rates.get(wants.job_type),
-        "standing": candidate.standing.value,
+        "standing": candidate.standing.value if candidate.is_checked else "new and unchecked",
         "quoted": wants.quoted_halala_per_minute,
     }
 

@@ -151,8 +151,9 @@ class Presence:
 
     @property
     def standing(self) -> Standing:
-        """Its standing, from now on: a contradiction is seen before the standing is stored."""
-        return min(self.granted, Standing.SUSPECT, key=_level) if self.is_suspect else self.granted
+        """As which it gets jobs: a contradiction is seen before the standing is stored."""
+        is_doubtful = self.is_suspect or not self.bounds.is_checked
+        return min(self.granted, Standing.SUSPECT, key=_level) if is_doubtful else self.granted
 
     def is_above_value(self, hold_halala: int) -> bool:
         """Whether one more unasked job with this hold is more than its standing allows."""
@@ -182,6 +183,7 @@ class Presence:
             hindered=by_job_type(self.hindrances) if self.hindrances else {},
             failing_models=failing_models(self.self_tests),
             standing=self.standing,
+            is_checked=self.bounds.is_checked,
             value_left_halala=value_left_halala(self.bounds.value_halala, self.open_value_halala),
             image_patterns=self.image_patterns,
             architecture=self.architecture,

@@ -32,6 +32,20 @@ class Sample:
     duration_ms: int
 
 
+@dataclass(slots=True)
+class WaitingQuestion:
+    """A question of which at least one answer waits for those of others."""
+
+    subject: str
+    question: str
+    since_ms: int
+    """When the first whose answer waits was asked."""
+    asked: set[int]
+    """The providers that were asked it."""
+    is_pending: bool = False
+    """One of them has not answered yet."""
+
+
 def insert(
     *, provider_id: int, job_id: str, kind: CanaryKind, subject: str, question: str, now_ms: int
 ) -> None:
@@ -132,22 +146,27 @@ def waiting(questions: Collection[str]) -> list[Canary]:
     return [_canary(row) for row in query.order_by(db.Canary.id)]
 
 
-def waiting_questions(since_ms: int, limit: int) -> list[tuple[str, str, set[int]]]:
-    """The newest questions that wait for answers of others: subject, question, and who was asked it."""
-    waits = (
-        db.Canary.select(db.Canary.subject, db.Canary.question)
-        .where(_is(CanaryVerdict.WAITING), db.Canary.created_ms >= since_ms)
-        .order_by(db.Canary.created_ms.desc())
-        .limit(limit)
+def waiting_questions(skipped: int, limit: int) -> tuple[list[WaitingQuestion], bool]:
+    """The oldest canaries that wait for others' answers, but the first, as questions; True: none follow."""
+    waits = list(
+        tuples(
+            db.Canary.select(db.Canary.subject, db.Canary.question, db.Canary.created_ms)
+            .where(_is(CanaryVerdict.WAITING))
+            .order_by(db.Canary.created_ms)
+            .offset(skipped)
+            .limit(limit)
+        )
     )
-    found = dict.fromkeys((str(subject), str(question)) for subject, question in tuples(waits))
+    found: dict[str, WaitingQuestion] = {}
+    for subject, question, created_ms in waits:
+        found.setdefault(question, WaitingQuestion(str(subject), str(question), int(created_ms), set()))
     if not found:
-        return []
-    asked_: dict[str, set[int]] = {question: set() for _, question in found}
-    query = db.Canary.select(db.Canary.question, db.Canary.provider_id)
-    for question, provider_id in tuples(query.where(db.Canary.question.in_(list(asked_)))):
-        asked_[question].add(int(provider_id))
-    return [(subject, question, asked_[question]) for subject, question in found]
+        return [], True
+    query = db.Canary.select(db.Canary.question, db.Canary.provider_id, db.Canary.verdict)
+    for question, provider_id, verdict in tuples(query.where(db.Canary.question.in_(list(found)))):
+        found[question].asked.add(int(provider_id))
+        found[question].is_pending |= verdict == CanaryVerdict.PENDING.value
+    return list(found.values()), len(waits) < limit
 
 
 def any_expired(before_ms: int) -> bool:
@@ -201,8 +220,8 @@ def same_question(question: str, but_provider_id: int, limit: int) -> list[Canar
     return [_canary(row) for row in query]
 
 
-def question_of_others(subject: str, provider_id: int, since_ms: int) -> str | None:
-    """The newest question about a subject that others were asked lately and a provider never was."""
+def question_of_others(subject: str, provider_id: int, since_ms: int, most: int) -> str | None:
+    """The newest question about a subject that others were asked lately, and this provider never."""
     own = db.Canary.select(db.Canary.question).where(db.Canary.provider_id == provider_id)
     query = (
         db.Canary.select(db.Canary.question)
@@ -217,7 +236,9 @@ def question_of_others(subject: str, provider_id: int, since_ms: int) -> str | N
         .limit(1)
     )
     found = query.scalar()
-    return str(found) if found is not None else None
+    if found is None or db.Canary.select().where(db.Canary.question == found).count() >= most:
+        return None
+    return str(found)
 
 
 def speeds(subject: str, gpu_model: str, but_provider_id: int, since_ms: int) -> list[float]:

@@ -455,6 +455,7 @@ class ProviderStanding(Table):
     lifted_to = pw.TextField(null=True)
     slots = pw.BigIntegerField(null=True)
     value_halala = pw.BigIntegerField(null=True)
+    is_checked = pw.BooleanField(default=True)
     since_ms = pw.BigIntegerField()
     due_ms = pw.BigIntegerField(null=True, default=0)
     vouched_ms = pw.BigIntegerField(null=True)

@@ -218,6 +218,7 @@ def _columns(found: Assessment) -> dict[str, Any]:
         "lifted_to": found.lifted_to.value if found.lifted_to else None,
         "slots": found.bounds.slots,
         "value_halala": found.bounds.value_halala,
+        "is_checked": found.bounds.is_checked,
     }
 
 
@@ -227,7 +228,7 @@ def _row(row: Any) -> StandingRow:
         Assessment(
             Standing(row.standing),
             tuple(StandingReason(name) for name in row.reasons.split()),
-            Bounds(row.slots, row.value_halala),
+            Bounds(row.slots, row.value_halala, row.is_checked),
             tuple(Missing(StandingReason(name), has, needs) for name, has, needs in json.loads(row.missing)),
             Standing(row.lifted_to) if row.lifted_to else None,
         ),

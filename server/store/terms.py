@@ -35,7 +35,12 @@ _STORED = (
     ProviderTerms.max_temp_c,
     ProviderTerms.vram_reserve_mib,
 )
-_GRANTED = (ProviderStanding.standing, ProviderStanding.slots, ProviderStanding.value_halala)
+_GRANTED = (
+    ProviderStanding.standing,
+    ProviderStanding.slots,
+    ProviderStanding.value_halala,
+    ProviderStanding.is_checked,
+)
 _commitments = PreparedQuery(
     lambda: (
         Provider.select(counted_open(), open_value(), *_GRANTED, *_STORED)
@@ -81,12 +86,12 @@ def commitments(provider_id: int) -> Commitments:
     """The terms and the standing of a provider, and what its open leases take of both."""
     row = _commitments.one(provider_id=provider_id)
     assert row is not None, "no such provider"
-    count, value, standing, slots, value_bound, *values = row
+    count, value, standing, slots, value_bound, is_checked, *values = row
     return Commitments(
         _terms(_Stored(*values)) if values[0] is not None else NO_TERMS,
         int(count),
         int(value or 0),
-        (Standing(standing), Bounds(slots, value_bound)) if standing is not None else None,
+        (Standing(standing), Bounds(slots, value_bound, bool(is_checked))) if standing is not None else None,
     )
 
 

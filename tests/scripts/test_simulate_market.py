@@ -14,8 +14,8 @@ from scripts.simulate_market import is_good, main, summary
 PROVIDERS, JOBS, DAYS = 120, 5_000, 12
 
 
-def market(seed: int, *, percent: int = 1, liars: float = 0.3, each: bool = True) -> dict[str, Any]:
-    return summary(Market(PROVIDERS, liars, JOBS, DAYS, seed, percent, each=each).run(), seed)
+def market(seed: int, *, percent: int = 1, liars: float = 0.3) -> dict[str, Any]:
+    return summary(Market(PROVIDERS, liars, JOBS, DAYS, seed, percent).run(), seed)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
-"""The real daemon with an engine that claims a model and does not run it: it writes some words, or nothing.
+"""The real daemon with an engine that claims a model and does not run it.
 
-Run as a program with the model's name and what it does, ``words`` or ``nothing``, as arguments, and with the
-settings of ``dcp-daemon``.
+Run as a program with the model's name and what it does as arguments, and with the settings of ``dcp-daemon``.
+It writes ``words`` in a random order, the ``same`` text always, or ``nothing``; with ``tokens`` it writes
+words and counts a hundred times as many tokens. ``honest`` is what the others claim to be: it writes the same
+text for the same prompt.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ WORDS = (
 class LyingEngine(Engine):
     """Answers every job at once, without a model."""
 
-    def __init__(self, model: str, writes_words: bool) -> None:
+    def __init__(self, model: str, does: str) -> None:
         self._model = model
-        self._writes_words = writes_words
+        self._does = does
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The model that it claims."""
@@ -48,10 +50,17 @@ class LyingEngine(Engine):
         """Is always ready."""
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
-        """Yields words in a random order, or nothing."""
-        if self._writes_words:
-            yield " ".join(random.choices(WORDS, k=60))
-        yield jobs_pb2.Usage(prompt_tokens=20, completion_tokens=60 if self._writes_words else 0)
+        """Yields words, or nothing."""
+        if self._does != "nothing":
+            yield " ".join(self._words(offer.params))
+        tokens = {"nothing": 0, "tokens": 6000}.get(self._does, 60)
+        yield jobs_pb2.Usage(prompt_tokens=20, completion_tokens=tokens)
+
+    def _words(self, params: jobs_pb2.JobParams) -> Sequence[str]:
+        if self._does == "same":
+            return WORDS * 4
+        seed = params.SerializeToString(deterministic=True) if self._does == "honest" else None
+        return random.Random(seed).choices(WORDS, k=60)
 
     async def self_test(self, model: str = "") -> None:
         """Claims to have passed."""
@@ -61,4 +70,4 @@ class LyingEngine(Engine):
 
 
 if __name__ == "__main__":
-    scripted_daemon.main(LyingEngine(sys.argv[1], sys.argv[2] == "words"))
+    scripted_daemon.main(LyingEngine(sys.argv[1], sys.argv[2]))

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from server.domain import canaries as rules
-from server.domain.canaries import AT_FIRST, DAY_MS, CanaryFault, Known, chance
+from server.domain.canaries import AT_FIRST, BELIEVED, DAY_MS, CanaryFault, CanaryVerdict, Known, chance
+from server.domain.equality import AGAINST, Answer
 from server.domain.jobs import FailureReason, Job, JobState, JobType
 
-OLD = Known(asked=100, is_judged=True)
+OLD = Known(asked=100, is_settled=True)
 
 
 def a_day(known: Known, percent: int = 1) -> float:
@@ -41,7 +42,12 @@ def test_canaries_follow_the_jobs_and_come_much_more_often_after_a_failed_one(
 def test_new_provider_is_checked_at_once_until_there_is_a_verdict() -> None:
     assert [chance(Known(asked), 1, 0) for asked in range(AT_FIRST)] == [1] * AT_FIRST
     assert chance(Known(AT_FIRST), 1, 0) == 0
-    assert chance(Known(1, is_judged=True), 1, 0) == 0
+    assert chance(Known(1, is_settled=True), 1, 0) == 0
+
+
+def test_new_provider_that_failed_is_checked_at_once_until_that_is_confirmed_or_enough() -> None:
+    due = [chance(Known(asked, is_doubted=True), 1, 0) for asked in range(100)]
+    assert due == [1] * rules.AT_FIRST_IN_DOUBT + [0] * (100 - rules.AT_FIRST_IN_DOUBT)
 
 
 def test_silence_of_the_market_is_not_made_up_for() -> None:
@@ -107,3 +113,60 @@ def test_command_of_a_computation_writes_what_is_expected() -> None:
 
 def test_weight_of_a_provider_has_a_limit() -> None:
     assert [rules.weight(passed) for passed in (0, 1, 9, 1_000)] == [1, 2, 10, 10]
+
+
+RIGHT = "A goat is an animal of the mountains, which gives milk and wool to those who keep it."
+WRONG = "The capital of the country lies beside a river, and many roads lead from there to the sea."
+
+
+def wrong(count: int, weight: int = 1) -> list[Answer]:
+    """Answers of others that agree on another text."""
+    return [Answer(WRONG, weight) for _ in range(count)]
+
+
+NEW, OLDER = Answer(RIGHT), Answer(RIGHT, BELIEVED)
+
+
+@pytest.mark.parametrize(
+    ("others", "earlier", "is_last", "expected"),
+    [
+        ([], [], False, CanaryVerdict.WAITING),
+        ([], [], True, CanaryVerdict.WAITING),  # nobody to compare with, however long it lasts
+        ([NEW, NEW], [], False, CanaryVerdict.WAITING),
+        ([NEW], [], True, CanaryVerdict.PASSED),
+        ([OLDER], [], False, CanaryVerdict.PASSED),
+        ([OLDER, Answer(WRONG, 9)], [], False, CanaryVerdict.WAITING),
+        (wrong(AGAINST - 1, 9), [], False, CanaryVerdict.WAITING),
+        (wrong(AGAINST), [], False, CanaryVerdict.FAILED),
+        ([*wrong(AGAINST), NEW], [], False, CanaryVerdict.WAITING),  # one has the same build
+        ([Answer(f"{n} {n} {n}") for n in range(AGAINST)], [], True, CanaryVerdict.WAITING),
+        (wrong(2), [], True, CanaryVerdict.UNDECIDED),
+        (wrong(2), [0.0], True, CanaryVerdict.UNDECIDED),
+        (wrong(2), [0.0, 0.0], True, CanaryVerdict.FAILED),
+        (wrong(2), [0.0, 0.6], True, CanaryVerdict.UNDECIDED),
+    ],
+)
+def test_answer_is_judged_by_those_of_others(
+    others: list[Answer], earlier: list[float], is_last: bool, expected: CanaryVerdict
+) -> None:
+    assert rules.by_answers(NEW, others, earlier, is_last=is_last).verdict is expected
+
+
+def test_each_owner_has_one_voice_and_the_provider_itself_none() -> None:
+    def mark(*names: str) -> frozenset[str]:
+        return frozenset(names)
+
+    answers = [
+        (Answer("own", 9), mark("a", "b")),
+        (Answer("light"), mark("c")),
+        (Answer("weighty", 5), mark("c", "d")),
+        (Answer("another"), mark("e")),
+    ]
+    assert [each.text for each in rules.voices(mark("b"), answers)] == ["weighty", "another"]
+
+
+def test_twice_as_many_are_asked_each_time_up_to_a_limit() -> None:
+    asked = [1]
+    while more := rules.to_ask(asked[-1]):
+        asked.append(asked[-1] + more)
+    assert asked == [1, 2, 4, 8, 16, 32, 33]
