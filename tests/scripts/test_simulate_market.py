@@ -51,8 +51,10 @@ def test_an_honest_market_loses_nothing_and_lets_newcomers_rise() -> None:
 
 
 def test_who_slows_down_a_little_is_counted_apart(checked: dict[str, Any]) -> None:
-    assert any(checked["kinds"][kind.value]["lost_halala"] for kind in HIDDEN)
-    assert checked["lost_to_hidden_share"] > 0
+    kinds = checked["kinds"]
+    assert all(kinds[kind.value]["cheated_jobs"] for kind in HIDDEN)
+    others = (kind for kind in LIARS if kind not in HIDDEN)
+    assert checked["liars_that_cheated"] == sum(kinds[kind.value]["cheated"] for kind in others)
 
 
 def test_the_same_seed_gives_the_same_market(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,12 +30,6 @@ NEW, PROVEN = standing_pb2.STANDING_NEW, standing_pb2.STANDING_PROVEN
 SUSPECT, BANNED = standing_pb2.STANDING_SUSPECT, standing_pb2.STANDING_BANNED
 
 
-@pytest.fixture(autouse=True)
-def no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No job is drawn for the newcomers, unless a test says so."""
-    monkeypatch.setattr("server.services.jobs.secrets.randbelow", lambda _: 99)
-
-
 @pytest.fixture
 async def weekly(database_url: str, clock: ManualClock) -> AsyncIterator[Market]:
     """A running server on each kind of database, whose payouts of new providers mature for a week."""
