@@ -106,6 +106,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
             (
                 Duty("make checkpoints", services.proofs.tick),
                 Duty("count jobs of past days", services.dashboard.tick),
+                Duty("add up past days", services.statements.tick),
             ),
         ),
     )

@@ -81,6 +81,10 @@ class LeaseOutcome(StrEnum):
     REVOKED = "revoked"
 
 
+# The outcomes of runs that ended with a result.
+WORKED = frozenset({LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED, LeaseOutcome.CANCELLED})
+
+
 class RunOutcome(StrEnum):
     """How a run ended, as its daemon reported it."""
 

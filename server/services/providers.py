@@ -23,11 +23,11 @@ from server.domain.providers import (
     status,
 )
 from server.domain.reliability import TrackRecord
-from server.domain.statements import DAY_MS, day_of, first_day_of_week
+from server.domain.statements import day_of, first_day_of_week
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.terms import Settings
 from server.services.fleet import Fleet
-from server.store import jobs, ledger, providers, reliability, standing, storage, terms
+from server.store import day_sums, jobs, ledger, providers, reliability, standing, statements, storage, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.store.standing import StandingRow
@@ -91,13 +91,12 @@ class Providers:
                 provider = replace(provider, report=report)
             today = day_of(ms(self._clock))
             monday = first_day_of_week(today)
-            since_ms = (0, today * DAY_MS, monday * DAY_MS)
-            in_all, of_today, of_week = ledger.earned(provider_id, *since_ms)
+            in_all, of_today, of_week = statements.earned(provider_id, 0, today, monday)
             return ProviderProfile(
                 provider,
                 self._status(provider, last_ms),
                 last_ms,
-                jobs.count_ended_of_provider(provider_id),
+                day_sums.ran(provider_id),
                 in_all,
                 of_today,
                 of_week,

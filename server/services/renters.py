@@ -16,7 +16,7 @@ from server.services import outbox
 from server.services.operators.audit import Operator
 from server.services.providers import RECENT_JOBS
 from server.services.repeats import once
-from server.store import jobs, ledger, renters, storage
+from server.store import day_sums, jobs, ledger, renters, statements, storage
 from server.store.database import Database
 from server.store.renters import RenterRow
 
@@ -63,8 +63,8 @@ class Renters:
                 existing(renter_id),
                 ledger.balance(rules.renter(renter_id)),
                 ledger.balance(rules.held(renter_id)),
-                ledger.spent(renter_id),
-                jobs.count_of_renter(renter_id),
+                statements.spent(renter_id),
+                day_sums.submitted(renter_id),
                 jobs.newest_of_renter(renter_id, RECENT_JOBS),
                 storage.of_renter(renter_id),
                 self._storage_limits.renter_bytes,

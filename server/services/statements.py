@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from server.clock import Clock, ms
 from server.domain.ledger import ProviderMoney
 from server.domain.statements import JobMoney, Line, day_of
 from server.services.pages import Page, read_page
-from server.store import ledger, statements
+from server.store import day_sums, ledger, statements
 from server.store.database import Database
 from server.store.statements import DayRow
 
@@ -40,6 +41,14 @@ class Statements:
         """The earnings of each of the last ``days`` (UTC), newest first, and the provider's money now."""
         by_day = await self._by_day(lambda since: statements.earnings(provider_id, since), days)
         return by_day, await self._database.read(lambda: ledger.of_provider(provider_id))
+
+    async def tick(self) -> None:
+        """Adds up the days before yesterday, each once: no transaction of these days is still open."""
+        yesterday = day_of(ms(self._clock)) - 1
+        for source in day_sums.SOURCES:
+            while await self._database.read(partial(day_sums.first_uncounted, source)) != yesterday:
+                # Day by day, so that other writes need not wait for the history of a large market.
+                await self._database.run(partial(day_sums.add_next_day, source, yesterday))
 
     async def _by_day(self, rows: Callable[[int], list[DayRow]], days: int) -> dict[int, JobMoney]:
         today = day_of(ms(self._clock))

@@ -31,7 +31,6 @@ from server.domain.placement import Wants
 from server.domain.pricing import shares
 from server.store import models as db
 from server.store import states
-from server.store.leases import ENDED_ATTEMPT
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
 
 _get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
@@ -62,9 +61,6 @@ _newest_of_provider = PreparedRows(
         .limit(arg("limit"))
     ),
     without=_UNLISTED,
-)
-_count_of_renter = PreparedQuery(
-    lambda: db.Job.select(pw.fn.COUNT(db.Job.job_id)).where(db.Job.renter_id == arg("renter_id"))
 )
 _by_idempotency_key = PreparedRows(
     db.Job,
@@ -265,22 +261,6 @@ def newest_page(query: Any, before: Job | None, limit: int) -> list[Job]:
         query = query.where(db.Job.created_ms <= before.created_ms, older)
     newest = query.order_by(db.Job.created_ms.desc(), db.Job.job_id.desc()).limit(limit)
     return [job_of(row) for row in newest]
-
-
-def count_of_renter(renter_id: int) -> int:
-    """How many jobs a renter has submitted."""
-    return int(_count_of_renter.value(renter_id=renter_id))
-
-
-def count_ended_of_provider(provider_id: int) -> int:
-    """How many runs of a provider have ended with a result: success, failure or cancellation."""
-    worked = (LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED, LeaseOutcome.CANCELLED)
-    query = db.Lease.select().where(
-        db.Lease.provider_id == provider_id,
-        ENDED_ATTEMPT,
-        db.Lease.outcome.in_([outcome.value for outcome in worked]),
-    )
-    return int(query.count())
 
 
 def failed_pulls(renter_id: int, since_ms: int, limit: int) -> int:

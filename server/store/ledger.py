@@ -100,11 +100,6 @@ _resolve_hold = PreparedQuery(
         .returning(_HAS_WEBHOOK)
     )
 )
-_spent = PreparedQuery(
-    lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
-        Hold.renter_id == arg("renter_id"), states.is_exactly(Hold.state, HoldState.POSTED)
-    )
-)
 _open_holds = PreparedQuery(
     lambda: Hold.select(pw.fn.COUNT(Hold.job_id)).where(
         Hold.renter_id == arg("renter_id"), states.is_exactly(Hold.state, HoldState.OPEN)
@@ -160,24 +155,6 @@ def turnover(kind: TransferKind, since_ms: int = 0) -> int:
     return int(query.scalar() or 0)
 
 
-def earned(provider_id: int, *since_ms: int) -> list[int]:
-    """The sum of a provider's payouts since each of some times, in halala, from the earliest of them on."""
-    ids = payout_accounts(provider_id)
-    if not ids:
-        return [0] * len(since_ms)
-    sums = [
-        pw.fn.SUM(pw.Case(None, ((Transfer.created_ms >= since, Transfer.amount_halala),), 0))
-        for since in since_ms
-    ]
-    query = Transfer.select(*sums).where(
-        Transfer.credit_account_id.in_(ids),
-        of_kind(TransferKind.PAYOUT),
-        Transfer.created_ms >= min(since_ms),
-    )
-    (row,) = tuples(query)
-    return [int(value or 0) for value in row]
-
-
 def payout_accounts(provider_id: int) -> list[int]:
     """The ids of the accounts to which a provider's payouts went: those that mature, and all others."""
     kinds = [ledger.maturing(provider_id).kind.value, ledger.provider(provider_id).kind.value]
@@ -224,11 +201,6 @@ def fees_of_all() -> int:
 def of_kind(kind: TransferKind) -> Any:
     """The condition for a kind, as SQL text: with a parameter, the index transfer_earned is not used."""
     return Transfer.kind == pw.SQL(f"'{kind.value}'")
-
-
-def spent(renter_id: int) -> int:
-    """The sum of the charges of a renter's ended jobs, in halala."""
-    return int(_spent.value(renter_id=renter_id) or 0)
 
 
 def open_holds(renter_id: int) -> int:

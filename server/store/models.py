@@ -245,6 +245,19 @@ class JobTally(Table):
         primary_key = pw.CompositeKey("day", "state")
 
 
+class DaySum(Table):
+    what = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    day = pw.BigIntegerField()
+    part = pw.TextField()
+    number = pw.BigIntegerField()
+    halala = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "day_sum"
+        primary_key = pw.CompositeKey("what", "owner_id", "day", "part")
+
+
 class Lease(Table):
     job_id = pw.TextField()
     lease_epoch = pw.IntegerField()

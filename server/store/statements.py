@@ -10,7 +10,8 @@ from server.domain import ledger as rules
 from server.domain.jobs import JobType
 from server.domain.ledger import HoldState, TransferKind
 from server.domain.statements import DAY_MS, Line
-from server.store import states
+from server.store import day_sums, states
+from server.store.day_sums import Source
 from server.store.ledger import account_id, balance, of_kind, payout_accounts
 from server.store.models import Hold, Job, Transfer, tuples
 
@@ -37,22 +38,42 @@ def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
 
 def spending(renter_id: int, since_day: int) -> list[DayRow]:
     """What a renter was charged by day and job type, from ``since_day`` on."""
+    first = max(since_day, day_sums.first_uncounted(day_sums.SPENT))
     own = (
         Hold.renter_id == renter_id,
         states.is_exactly(Hold.state, HoldState.POSTED),
-        Hold.resolved_ms >= since_day * DAY_MS,
+        Hold.resolved_ms >= first * DAY_MS,
     )
-    return _by_day(Hold, own, Hold.resolved_ms, Hold.charge_halala)
+    later = _by_day(Hold, own, Hold.resolved_ms, Hold.charge_halala)
+    return _added_up(day_sums.SPENT, renter_id, since_day) + later
 
 
 def earnings(provider_id: int, since_day: int) -> list[DayRow]:
     """What a provider earned by day and job type, from ``since_day`` on."""
+    first = max(since_day, day_sums.first_uncounted(day_sums.EARNED))
     payouts = (
         Transfer.credit_account_id.in_(payout_accounts(provider_id)),
         of_kind(TransferKind.PAYOUT),
-        Transfer.created_ms >= since_day * DAY_MS,
+        Transfer.created_ms >= first * DAY_MS,
     )
-    return _by_day(Transfer, payouts, Transfer.created_ms, Transfer.amount_halala)
+    later = _by_day(Transfer, payouts, Transfer.created_ms, Transfer.amount_halala)
+    return _added_up(day_sums.EARNED, provider_id, since_day) + later
+
+
+def spent(renter_id: int) -> int:
+    """The sum of the charges of a renter's ended jobs, in halala."""
+    return sum(halala for *_, halala in spending(renter_id, 0))
+
+
+def earned(provider_id: int, *since_day: int) -> list[int]:
+    """The sum of a provider's payouts since each of some days, in halala."""
+    rows = earnings(provider_id, min(since_day))
+    return [sum(halala for day, _, _, halala in rows if day >= since) for since in since_day]
+
+
+def _added_up(source: Source, owner_id: int, since_day: int) -> list[DayRow]:
+    found = day_sums.added_up(source, owner_id, since_day)
+    return [(day, JobType(kind), jobs, halala) for day, kind, jobs, halala in found]
 
 
 def _by_day(rows: Any, where: tuple[Any, ...], at_ms: Any, amount: Any) -> list[DayRow]:

@@ -47,7 +47,7 @@ async def walks(database: Database, statements: list[Statement]) -> dict[str, li
     def find() -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for sql, params in statements:
-            if sql.lstrip("( ").startswith(("SELECT", "UPDATE", "DELETE", "WITH")) and sql not in found:
+            if sql.lstrip("( ").startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")) and sql not in found:
                 found[sql] = plan(database, sql, params or ())
         return {sql: steps for sql, steps in found.items() if steps}
 

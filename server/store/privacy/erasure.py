@@ -62,6 +62,7 @@ KEPT_WITH_REASON: dict[str, str] = {
     "canary.provider_id": _PROVIDER,
     "checkpoint_hold.job_id": _MONEY,
     "checkpoint_sum.account_id": _MONEY,
+    "day_sum.owner_id": "numbers and sums of money by day, which contain no personal text",
     "dispute.provider_id": _PROVIDER,
     "dispute.renter_id": _MONEY,
     "discard.job_id": "names a run that is not on record, without any text of a renter; goes after 30 days",

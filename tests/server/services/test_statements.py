@@ -13,7 +13,8 @@ from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
 from server.domain.statements import Line
 from server.rpc.statements import csv_text
-from server.store.models import Hold, Transfer
+from server.store.models import DaySum, Hold, Transfer, tuples
+from tests.support.plans import recorded, walks
 from tests.support.running_server import Daemon, Market, Party, refusal
 
 DAY_SECONDS = 24 * 60 * 60
@@ -248,6 +249,91 @@ async def test_rows_of_an_older_server_count_by_the_type_of_their_job(any_market
     again = await earnings(market, provider, 9)
     assert (again.jobs, again.earned_halala) == (3, expected[1].earned_halala * 3 // 2)
     assert list(again.by_job_type) == ["llm-inference"]
+
+
+async def figures(market: Market, renter: Party, provider: Party) -> tuple[Any, ...]:
+    """Everything that a renter and a provider see of their past days."""
+    own_renter = await market.server.services.renters.profile(renter.id)
+    own_provider = await market.server.services.providers.profile(provider.id)
+    return (
+        *(await spending(market, renter, 30), await earnings(market, provider, 30)),
+        *(own_renter.spent_halala, own_renter.total_jobs, await earned(market, provider)),
+        own_provider.total_jobs,
+    )
+
+
+async def add_up(market: Market) -> list[tuple[Any, ...]]:
+    """Does the duty; returns what it has stored, without the marks of days."""
+    await market.server.services.statements.tick()
+    query = DaySum.select(DaySum.what, DaySum.part, DaySum.number, DaySum.halala, DaySum.day, DaySum.owner_id)
+    rows = await market.sql(lambda: sorted(tuples(query)))
+    return [row[:4] for row in rows if row[-1]]
+
+
+async def test_past_days_are_added_up_once_and_change_no_figure(
+    any_market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    market.clock.advance(DAY_SECONDS - market.clock.now() % DAY_SECONDS)
+    await charged_job(market, renter, provider, daemon, 75)
+    await charged_job(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
+    await market.cancel(await market.submit(renter), renter)
+    market.clock.advance(DAY_SECONDS)
+    await charged_job(market, renter, provider, daemon, 30)
+    before = await figures(market, renter, provider)
+    assert await add_up(market) == []  # a transaction of yesterday may still be open
+    market.clock.advance(DAY_SECONDS)
+    with recorded(market.server._database, monkeypatch) as statements:
+        first = [
+            ("earned", "llm-inference", 1, 141),
+            ("earned", "training", 1, 188),
+            ("ran", "", 2, 0),
+            ("spent", "llm-inference", 1, 188),
+            ("spent", "training", 1, 250),
+            ("submitted", "", 3, 0),
+        ]
+        assert await add_up(market) == await add_up(market) == first
+    assert await walks(market.server._database, statements) == {}
+    assert before[2:] == (513, 4, (385, 385, 56, 385), 3)
+    after = await figures(market, renter, provider)
+    assert (after[2:4], after[4][0], after[5]) == (before[2:4], before[4][0], before[5])
+    assert [list(report.days)[1:] for report in after[:2]] == [
+        list(report.days)[:-1] for report in before[:2]
+    ]
+    # What was added up is not read again, and what follows is.
+    await market.sql(lambda: Hold.update(resolved_ms=1).where(Hold.charge_halala == 188).execute())
+    await charged_job(market, renter, provider, daemon, 30)
+    later = await figures(market, renter, provider)
+    assert (later[2:4], later[4][0], later[5]) == ((513 + 75, 5), 385 + 56, 4)
+    others = await figures(market, await market.renter(), await market.provider())
+    assert others[2:] == (0, 0, (0, 0, 0, 0), 0)
+
+
+async def test_days_of_an_older_server_are_added_up_by_the_type_of_their_job(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    await charged_job(market, renter, provider, daemon, 75)
+    await market.sql(lambda: Hold.update(job_type="").execute())
+    market.clock.advance(3 * DAY_SECONDS)
+    assert ("spent", "llm-inference", 1, 188) in await add_up(market)
+
+
+async def test_days_that_were_added_up_while_a_clock_was_wrong_are_added_up_again(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    await charged_job(market, renter, provider, daemon, 75)
+    market.clock.advance(90 * DAY_SECONDS)
+    await add_up(market)
+    market.clock.set_back(89 * DAY_SECONDS)
+    await charged_job(market, renter, provider, daemon, 75)
+    await add_up(market)
+    assert (await figures(market, renter, provider))[2] == 2 * 188
+    market.clock.advance(3 * DAY_SECONDS)
+    assert [row for row in await add_up(market) if row[0] == "spent"] == [
+        ("spent", "llm-inference", 1, 188)
+    ] * 2
+    assert (await figures(market, renter, provider))[2] == 2 * 188
 
 
 async def test_file_is_written_in_the_reading_thread(market: Market) -> None:
