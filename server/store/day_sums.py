@@ -69,11 +69,11 @@ def _submitted(*also: Any) -> Any:
 
 
 def _ran(*also: Any) -> Any:
-    # There is an index of the ends of leases by provider only.
+    # There is an index of the ends of leases by provider only: SQLite follows the order of a CROSS JOIN.
     return (
         Provider.select(*also, Provider.id, _NO_PART, _COUNT, _NOTHING)
-        .join(Lease, on=(Lease.provider_id == Provider.id))
-        .where(_HAS_WORKED)
+        .join(Lease, pw.JOIN.CROSS)
+        .where(Lease.provider_id == Provider.id, _HAS_WORKED)
         .group_by(Provider.id)
     )
 
