@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -128,11 +128,10 @@ def of_provider(provider_id: int) -> ledger.ProviderMoney:
     return ledger.ProviderMoney(available, maturing, disputed, reserved, -debt)
 
 
-def total(kind: AccountKind) -> int:
-    """The sum of the balances of all accounts of a kind, in halala."""
-    return int(
-        Account.select(pw.fn.SUM(Account.balance_halala)).where(Account.kind == kind.value).scalar() or 0
-    )
+def held_by_all() -> int:
+    """The sum of all open holds, in halala: what all renters' held accounts have."""
+    is_open = states.is_exactly(Hold.state, HoldState.OPEN)
+    return int(Hold.select(pw.fn.SUM(Hold.amount_halala)).where(is_open).scalar() or 0)
 
 
 def totals_of_providers() -> dict[AccountKind, int]:
@@ -182,12 +181,12 @@ def payout_of(job_id: str, provider_id: int, ended_ms: int) -> tuple[int, Accoun
     return None
 
 
-def earned_by_all() -> int:
+def earned_by_all(of_providers: Mapping[AccountKind, int]) -> int:
     """The sum of all payouts, in halala, less what disputes took back of them.
 
     It is what providers have or owe, what they requested, and what was paid out.
     """
-    return sum(totals_of_providers().values()) + turnover(TransferKind.WITHDRAWAL_PAID)
+    return sum(of_providers.values()) + turnover(TransferKind.WITHDRAWAL_PAID)
 
 
 def fees_of_all() -> int:

@@ -57,6 +57,7 @@ class Dashboard:
 
         def read() -> Figures:
             total, online = providers.count(since_ms)
+            of_providers = ledger.totals_of_providers()
             return Figures(
                 total,
                 online,
@@ -64,11 +65,11 @@ class Dashboard:
                 tally.jobs_by_state(),
                 operations.gpus(since_ms, GPU_LIMIT),
                 operations.signups(SIGNUP_LIMIT),
-                ledger.earned_by_all(),
+                ledger.earned_by_all(of_providers),
                 ledger.fees_of_all(),
                 ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
-                ledger.total(AccountKind.RENTER_HELD),
-                ledger.totals_of_providers(),
+                ledger.held_by_all(),
+                of_providers,
                 discards.count_since(now_ms - now_ms % DAY_MS),
             )
 

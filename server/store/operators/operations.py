@@ -37,7 +37,9 @@ def _accounts(model: Any, search: str, before_id: int | None, limit: int) -> Any
     if search:
         # peewee escapes the wildcards of LIKE.
         found = model.name.contains(search) | model.email.contains(search)
-        query = query.where(found | model.id.cast("TEXT").startswith(search))
+        if search.isdecimal():
+            found |= model.id.cast("TEXT").startswith(search)
+        query = query.where(found)
     if before_id is not None:
         query = query.where(model.id < before_id)
     return query.order_by(model.id.desc()).limit(limit)
