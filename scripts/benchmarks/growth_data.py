@@ -27,6 +27,7 @@ from server.domain import pricing
 from server.domain.jobs import FailureReason, JobType
 from server.domain.leases import LeaseOutcome
 from server.services.operators.proofs import Proofs
+from server.services.statements import Statements
 from server.store.database import Database
 from server.store.models import Checkpoint
 
@@ -36,7 +37,7 @@ MIGRATIONS = ROOT / "server" / "store" / "migrations"
 # The oldest schema from which a market of this size is migrated.
 SCHEMA = "0015_webhooks"
 # Counted up with each change of what is inserted.
-VERSION = 1
+VERSION = 2
 MAX_AGE_SECONDS = 14 * 24 * 3600.0
 MODEL = "bench/noop"
 PROMPT = "Say nothing."
@@ -102,7 +103,7 @@ def current(shape: Shape, migrated: Path | None) -> Path:
     if not path.exists():
         if migrated is None:
             raise BenchError(f"{path} is missing; run scripts/bench growth --fresh")
-        say("proving its ledger, and making a checkpoint of it")
+        say("proving its ledger, making a checkpoint of it, and adding up its past days")
         settle(migrated)
         unfinished = path.with_suffix(".unfinished")
         copy(migrated, unfinished)
@@ -117,13 +118,17 @@ def copy(source: Path, target: Path) -> None:
 
 
 def settle(path: Path) -> None:
-    """Migrates a database if necessary and makes one checkpoint of all its transfers. Raises BenchError."""
+    """Migrates a database if necessary, makes one checkpoint of all its transfers, and adds up its past days.
+
+    Raises BenchError.
+    """
     database = Database(f"sqlite:///{path}")
     database.start()
     try:
         with closing(sqlite3.connect(path)) as rows:
             (transfers,) = rows.execute("SELECT COUNT(*) FROM transfer").fetchone()
         asyncio.run(Proofs(database, SystemClock(), checkpoint_transfers=transfers).tick())
+        asyncio.run(Statements(database, SystemClock()).tick())
         found = asyncio.run(database.read(_checkpoint_count))
     finally:
         database.stop()
