@@ -18,6 +18,7 @@ GROWING = frozenset({"job", "hold", "lease", "transfer", "chunk"})
 OF_THE_OPEN = frozenset(
     {"hold_open", "job_open", "job_queue", "job_running", "job_start_by", "lease_of_provider"}
 )
+EXPLAINED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 Statement = tuple[str, Any]
 
 
@@ -47,7 +48,7 @@ async def walks(database: Database, statements: list[Statement]) -> dict[str, li
     def find() -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for sql, params in statements:
-            if sql.lstrip("( ").startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")) and sql not in found:
+            if sql.lstrip("( ").startswith(EXPLAINED) and sql not in found:
                 found[sql] = plan(database, sql, params or ())
         return {sql: steps for sql, steps in found.items() if steps}
 
