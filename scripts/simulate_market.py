@@ -16,6 +16,7 @@ from typing import Any
 
 from scripts.liars.machines import HIDDEN, Kind, Machine
 from scripts.liars.market import Market, Result, was_caught_in_time
+from server.domain.money import whole_halala
 from server.domain.standing import DAY_MS
 
 EXAMPLES = """\
@@ -45,7 +46,7 @@ def summary(result: Result, seed: int) -> dict[str, Any]:
         "seed": seed,
         "jobs": result.jobs,
         "jobs_without_a_provider": result.waited,
-        "turnover_halala": result.turnover,
+        "turnover_halala": whole_halala(result.turnover),
         "checks": result.checks,
         "checks_share": result.checks / max(1, result.jobs),
         "liars_that_cheated": len(open_liars),
@@ -55,8 +56,8 @@ def summary(result: Result, seed: int) -> dict[str, Any]:
         "honest": len(honest),
         "honest_marked": sum(machine.was_marked for machine in honest) / max(1, len(honest)),
         "cheated_charges_share": result.cheated_charges / turnover,
-        "refunded_halala": result.refunded,
-        "lost_to_liars_halala": lost,
+        "refunded_halala": whole_halala(result.refunded),
+        "lost_to_liars_halala": whole_halala(lost),
         "lost_to_liars_share": lost / turnover,
         "lost_to_hidden_share": hidden / turnover,
         "days_until_proven": statistics.median(risen) / DAY_MS if risen else None,
@@ -77,7 +78,7 @@ def _of_kind(result: Result, kind: Kind) -> dict[str, Any]:
         "income_share": _spread([_income_share(machine) for machine in caught]),
         "jobs": sum(machine.jobs for machine in machines),
         "cheated_jobs": sum(machine.cheated_jobs for machine in machines),
-        "lost_halala": sum(machine.lost for machine in machines),
+        "lost_halala": whole_halala(sum(machine.lost for machine in machines)),
         "marked": sum(machine.was_marked for machine in machines),
     }
 

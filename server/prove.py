@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from server.domain.money import text
 from server.domain.proof import MAX_DISCREPANCIES, Proof
 from server.store import proof
 from server.store.database import Database
@@ -43,13 +44,14 @@ class _Progress:
 
 
 def _lines(found: Proof) -> Iterator[str]:
-    yield f"transfers         {found.transfers:,}, which sum to {found.postings_sum_halala} halala"
-    yield f"open holds        {found.open_holds:,} with {found.open_holds_halala:,} halala"
-    yield f"open withdrawals  {found.open_withdrawals:,} with {found.open_withdrawals_halala:,} halala"
-    yield f"open disputes     {found.open_disputes:,} with {found.disputed_halala:,} halala"
-    yield f"claimable         {found.claimable_halala:,} halala, and {found.maturing_halala:,} maturing"
-    yield f"debts of providers {found.debt_halala:,} halala"
-    yield f"paid for checks   {found.canaries_halala:,} halala"
+    yield f"transfers         {found.transfers:,}, which sum to {text(found.postings_sum_micros)} halala"
+    yield f"open holds        {found.open_holds:,} with {text(found.open_holds_micros)} halala"
+    yield f"open withdrawals  {found.open_withdrawals:,} with {text(found.open_withdrawals_micros)} halala"
+    yield f"open disputes     {found.open_disputes:,} with {text(found.disputed_micros)} halala"
+    yield f"claimable         {text(found.claimable_micros)} halala"
+    yield f"maturing          {text(found.maturing_micros)} halala"
+    yield f"debts of providers {text(found.debt_micros)} halala"
+    yield f"paid for checks   {text(found.canaries_micros)} halala"
     yield f"checkpoints       {found.checkpoint_id:,} verified"
     if found.is_balanced:
         yield "The ledger balances."

@@ -56,8 +56,8 @@ OTHERS_READS, OTHERS_SECONDS = 16, 15.0
 NO_ANSWER = 0
 # A dispute about a job, for the routes that show one. It holds no money.
 DISPUTE = """
-INSERT INTO dispute (job_id, renter_id, provider_id, state, reason, charge_halala, payout_halala, payout_id,
-    held_halala, maturing_halala, created_ms)
+INSERT INTO dispute (job_id, renter_id, provider_id, state, reason, charge_micros, payout_micros, payout_id,
+    held_micros, maturing_micros, created_ms)
 SELECT job_id, renter_id, provider_id, 'open', 'measured', 2, 1, 1, 0, 0, created_ms FROM job WHERE job_id = ?
 ON CONFLICT DO NOTHING
 """

@@ -81,9 +81,9 @@ def multiply(market: Market, job_id: str, count: int) -> None:
         _copy(rows, "job", changed, job_id, count - 1)
         _copy(rows, "hold", {"job_id": other_id}, job_id, count - 1)
         _copy(rows, "transfer", {"job_id": other_id, "id": "NULL"}, job_id, count - 1)
-        hold = "SELECT amount_halala, debit_account_id, credit_account_id FROM transfer WHERE job_id = ?"
+        hold = "SELECT amount_micros, debit_account_id, credit_account_id FROM transfer WHERE job_id = ?"
         amount, renter, held = rows.execute(hold, (job_id,)).fetchone()
-        move = "UPDATE account SET balance_halala = balance_halala + ? WHERE id = ?"
+        move = "UPDATE account SET balance_micros = balance_micros + ? WHERE id = ?"
         rows.executemany(move, [(-amount * (count - 1), renter), (amount * (count - 1), held)])
 
 

@@ -120,7 +120,7 @@ class Machine:
     """Its independent customers and what they paid, as last counted."""
     counted_ms: int = -DAY_MS
     used_slots: int = 0
-    open_halala: int = 0
+    open_micros: int = 0
     jobs_of_day: int = 0
     assessed_ms: int = -DAY_MS
     is_changed: bool = True

@@ -14,7 +14,7 @@ from server.domain import ledger, pricing
 from server.domain.jobs import JobType
 from server.domain.levels import NEWCOMERS_PERCENT, Standing, tier
 from server.domain.payouts import HOUR_MS, Payout, PayoutTerms, matured
-from server.domain.placement import rank, value_left_halala
+from server.domain.placement import rank, value_left_micros
 from server.domain.standing import DAY_MS, Party, assess
 
 RATE = pricing.RATE_HALALA_PER_MINUTE[JobType.LLM_INFERENCE]
@@ -37,7 +37,7 @@ LOOKED_AT = 4
 
 @dataclass
 class Result:
-    """What happened to the money and to the liars; money in halala."""
+    """What happened to the money and to the liars; money in micros."""
 
     machines: list[Machine]
     jobs: int = 0
@@ -139,7 +139,7 @@ class Market:
         is_early = now_ms - machine.joined_ms < OWN_MS
         if machine.own_renters and is_early and self._draw.random() < OWN_CHANCE:
             renter = self._draw.choice(machine.own_renters)
-            hold = pricing.cost_halala(RATE, OWN_JOB_MS)
+            hold = pricing.cost_micros(RATE, OWN_JOB_MS)
             self._settle(machine, renter, hold, OWN_JOB_MS, OWN_JOB_MS, now_ms)
             machine.note(True)
 
@@ -158,7 +158,7 @@ class Market:
         value = 0 if is_named else hold
         run_ms = self._run(machine, usual_ms, hold, limit_ms, now_ms)
         machine.used_slots += 1
-        machine.open_halala += value
+        machine.open_micros += value
         self._number += 1
         heapq.heappush(self._ends, (now_ms + run_ms, self._number, machine, value))
 
@@ -213,17 +213,17 @@ class Market:
     ) -> None:
         """Charges a job, of which all beyond ``earned_ms`` is stolen."""
         bill = ledger.make_bill(hold, RATE, run_ms)
-        stolen = bill.payout_halala - ledger.make_bill(hold, RATE, earned_ms).payout_halala
+        stolen = bill.payout_micros - ledger.make_bill(hold, RATE, earned_ms).payout_micros
         self._number += 1
-        payout = Payout(self._number, bill.payout_halala, now_ms)
+        payout = Payout(self._number, bill.payout_micros, now_ms)
         machine.maturing.append((payout, stolen))
-        machine.income += payout.amount_halala
-        machine.customers[renter] = machine.customers.get(renter, 0) + payout.amount_halala
+        machine.income += payout.amount_micros
+        machine.customers[renter] = machine.customers.get(renter, 0) + payout.amount_micros
         if renter not in machine.own_renters:
-            self.result.turnover += bill.charge_halala
+            self.result.turnover += bill.charge_micros
         if not stolen:
             return
-        self.result.cheated_charges += bill.charge_halala * stolen // bill.payout_halala
+        self.result.cheated_charges += bill.charge_micros * stolen // bill.payout_micros
         if machine.caught_ms is None:
             machine.earned_until_caught += stolen
         if self._draw.random() < NOTICES.get(machine.kind, NOTICES_OTHERS):
@@ -238,7 +238,7 @@ class Market:
             for index, (waiting, _) in enumerate(machine.maturing):
                 if waiting.id == payout.id:
                     machine.maturing[index] = (
-                        replace(waiting, amount_halala=waiting.amount_halala - stolen),
+                        replace(waiting, amount_micros=waiting.amount_micros - stolen),
                         0,
                     )
                     break
@@ -256,7 +256,7 @@ class Market:
         while machine.maturing and machine.maturing[0][0].id <= found.through_id:
             payout, stolen = machine.maturing.popleft()
             machine.stolen += stolen
-            repaid = min(machine.debt, payout.amount_halala - stolen)
+            repaid = min(machine.debt, payout.amount_micros - stolen)
             machine.debt -= repaid
             machine.stolen -= repaid
         machine.through_id = found.through_id
@@ -265,11 +265,11 @@ class Market:
         while self._ends and self._ends[0][0] <= now_ms:
             _, _, machine, value = heapq.heappop(self._ends)
             machine.used_slots -= 1
-            machine.open_halala -= value
+            machine.open_micros -= value
 
 
 def _has_value(machine: Machine, hold: int) -> bool:
-    left = value_left_halala(machine.bounds.value_halala, machine.open_halala)
+    left = value_left_micros(machine.bounds.value_micros, machine.open_micros)
     return left is None or hold <= left
 
 

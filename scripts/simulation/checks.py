@@ -101,7 +101,7 @@ class Market(Protocol):
 
 _JOBS = (
     "SELECT j.job_id, j.renter_id, j.state, j.lease_epoch, j.attempt, j.limit_ms, j.billed_ms,"
-    " j.charge_halala, j.failure_reason, j.output_truncated, h.state, h.amount_halala, h.charge_halala"
+    " j.charge_micros, j.failure_reason, j.output_truncated, h.state, h.amount_micros, h.charge_micros"
     " FROM job j LEFT JOIN hold h ON h.job_id = j.job_id ORDER BY j.rowid"
 )
 _LEASES = (
@@ -111,9 +111,9 @@ _LEASES = (
     " OR detail LIKE 'its daemon cannot send%'), accepted_ms, started_ms,"
     " output_through_seq FROM lease ORDER BY rowid"
 )
-_ACCOUNTS = "SELECT id, kind, owner_id, balance_halala FROM account ORDER BY id"
+_ACCOUNTS = "SELECT id, kind, owner_id, balance_micros FROM account ORDER BY id"
 _TRANSFERS = (
-    "SELECT kind, debit_account_id, credit_account_id, amount_halala, job_id FROM transfer ORDER BY id"
+    "SELECT kind, debit_account_id, credit_account_id, amount_micros, job_id FROM transfer ORDER BY id"
 )
 
 
@@ -160,7 +160,7 @@ def check_end(snapshot: Snapshot, market: Market) -> None:
         if machine.session.unfinished or machine.attempts:
             raise ViolationError("no daemon runs what the server does not know", f"machine {machine.number}")
     proof = market.prove()
-    if proof.discrepancies or proof.postings_sum_halala or proof.open_holds:
+    if proof.discrepancies or proof.postings_sum_micros or proof.open_holds:
         raise ViolationError("the ledger proves itself", repr(proof))
 
 

@@ -61,7 +61,7 @@ OF_DISPUTES = (
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """A dispute as stored. Money in halala, times in milliseconds since 1970."""
+    """A dispute as stored. Money in micros, times in milliseconds since 1970."""
 
     id: int
     job_id: str
@@ -69,83 +69,83 @@ class Dispute:
     provider_id: int
     state: DisputeState
     reason: str
-    charge_halala: int
-    payout_halala: int
+    charge_micros: int
+    payout_micros: int
     payout_id: int
     """The transfer of the payout."""
-    held_halala: int
+    held_micros: int
     """How much of the payout was held when the dispute opened."""
-    maturing_halala: int
+    maturing_micros: int
     """How much of that was maturing then."""
     created_ms: int
-    refund_halala: int | None = None
+    refund_micros: int | None = None
     note: str | None = None
     decided_ms: int | None = None
 
     @property
-    def fee_halala(self) -> int:
+    def fee_micros(self) -> int:
         """The platform's share of the charge."""
-        return self.charge_halala - self.payout_halala
+        return self.charge_micros - self.payout_micros
 
-    def provider_part(self, refund_halala: int) -> int:
+    def provider_part(self, refund_micros: int) -> int:
         """How much of a refund the provider bears: its share of it, as in the charge."""
-        share = pricing.shares(refund_halala)[0]
-        return min(self.payout_halala, max(share, refund_halala - self.fee_halala))
+        share = pricing.shares(refund_micros)[0]
+        return min(self.payout_micros, max(share, refund_micros - self.fee_micros))
 
 
 def opening(
-    job_id: str, provider_id: int, payout_halala: int, money: ProviderMoney, is_matured: bool
+    job_id: str, provider_id: int, payout_micros: int, money: ProviderMoney, is_matured: bool
 ) -> list[Transfer]:
     """Holds a payout as far as the provider has it; what is reserved for a withdrawal is not touched."""
-    maturing = (ledger.maturing(provider_id), 0 if is_matured else money.maturing_halala)
-    claimable = (ledger.provider(provider_id), money.available_halala)
+    maturing = (ledger.maturing(provider_id), 0 if is_matured else money.maturing_micros)
+    claimable = (ledger.provider(provider_id), money.available_micros)
     target = ledger.disputed(provider_id)
     return [
         Transfer(TransferKind.DISPUTED, source, target, amount, job_id)
-        for source, amount in _taken(payout_halala, (maturing, claimable))
+        for source, amount in _taken(payout_micros, (maturing, claimable))
     ]
 
 
-def upholding(dispute: Dispute, refund_halala: int, money: ProviderMoney) -> list[Transfer]:
+def upholding(dispute: Dispute, refund_micros: int, money: ProviderMoney) -> list[Transfer]:
     """Refunds a part of the charge, and returns the rest of what is held to the provider."""
     provider_id, wallet = dispute.provider_id, ledger.renter(dispute.renter_id)
-    part = dispute.provider_part(refund_halala)
+    part = dispute.provider_part(refund_micros)
     purses = (
-        (ledger.disputed(provider_id), dispute.held_halala),
-        (ledger.maturing(provider_id), money.maturing_halala),
-        (ledger.provider(provider_id), money.available_halala),
+        (ledger.disputed(provider_id), dispute.held_micros),
+        (ledger.maturing(provider_id), money.maturing_micros),
+        (ledger.provider(provider_id), money.available_micros),
         (ledger.debt(provider_id), part),
     )
     moves = [
         *((TransferKind.DISPUTE_REFUND, source, wallet, amount) for source, amount in _taken(part, purses)),
-        (TransferKind.FEE_REFUND, PLATFORM, wallet, refund_halala - part),
-        _return(provider_id, dispute.held_halala - min(part, dispute.held_halala)),
+        (TransferKind.FEE_REFUND, PLATFORM, wallet, refund_micros - part),
+        _return(provider_id, dispute.held_micros - min(part, dispute.held_micros)),
     ]
     return [Transfer(*move, dispute.job_id) for move in moves if move[3]]
 
 
 def rejecting(dispute: Dispute) -> list[Transfer]:
     """Returns what is held to the provider, who can withdraw it then."""
-    kind, source, target, amount = _return(dispute.provider_id, dispute.held_halala)
+    kind, source, target, amount = _return(dispute.provider_id, dispute.held_micros)
     return [Transfer(kind, source, target, amount, dispute.job_id)] if amount else []
 
 
-def forfeiting(dispute: Dispute, refund_halala: int) -> Transfer:
+def forfeiting(dispute: Dispute, refund_micros: int) -> Transfer:
     """Gives the refund of a renter that deleted its account to the platform."""
     return Transfer(
-        TransferKind.FORFEIT, ledger.renter(dispute.renter_id), PLATFORM, refund_halala, dispute.job_id
+        TransferKind.FORFEIT, ledger.renter(dispute.renter_id), PLATFORM, refund_micros, dispute.job_id
     )
 
 
 def expected(dispute: Dispute) -> Counter[TransferKind]:
     """What the transfers of a dispute have to add up to, by kind; kinds that moved nothing are left out."""
-    sums = Counter({TransferKind.DISPUTED: dispute.held_halala})
+    sums = Counter({TransferKind.DISPUTED: dispute.held_micros})
     if dispute.state is not DisputeState.OPEN:
-        refund = dispute.refund_halala or 0
+        refund = dispute.refund_micros or 0
         part = dispute.provider_part(refund) if refund else 0
         sums[TransferKind.DISPUTE_REFUND] = part
         sums[TransferKind.FEE_REFUND] = refund - part
-        sums[TransferKind.DISPUTE_RETURNED] = dispute.held_halala - min(part, dispute.held_halala)
+        sums[TransferKind.DISPUTE_RETURNED] = dispute.held_micros - min(part, dispute.held_micros)
     return +sums
 
 

@@ -138,13 +138,13 @@ JOB_TRANSITIONS: Transitions[JobState, JobEvent] = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a job cost, in halala. charge + refund = hold; payout + fee = charge."""
+    """What a job cost, in micros. charge + refund = hold; payout + fee = charge."""
 
-    hold_halala: int
-    charge_halala: int
-    refund_halala: int
-    payout_halala: int
-    fee_halala: int
+    hold_micros: int
+    charge_micros: int
+    refund_micros: int
+    payout_micros: int
+    fee_micros: int
     billed_ms: int
 
 
@@ -188,7 +188,7 @@ class Job:
     duration_ms: int
     limit_ms: int
     priority: int
-    hold_halala: int
+    hold_micros: int
     rate_halala_per_minute: int
     lease_epoch: int
     attempt: int

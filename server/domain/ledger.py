@@ -2,7 +2,8 @@
 
 A transfer moves a positive amount from one account to another, so the postings always sum to zero.
 A hold is money in the renter's held account, with its own row; it resolves once, by post (some or all is
-taken, the rest returns) or by void (all returns). This module does not know how rows are stored.
+taken, the rest returns) or by void (all returns). Amounts are micros: see server.domain.money. This module
+does not know how rows are stored.
 """
 
 from __future__ import annotations
@@ -85,12 +86,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One immutable movement of ``amount_halala`` > 0 from ``debit`` to ``credit``."""
+    """One immutable movement of ``amount_micros`` > 0 from ``debit`` to ``credit``."""
 
     kind: TransferKind
     debit: Account
     credit: Account
-    amount_halala: int
+    amount_micros: int
     job_id: str | None = None
     withdrawal_id: int | None = None
     job_type: JobType | None = None
@@ -104,40 +105,36 @@ CANARY_BUDGET = Account(AccountKind.CANARY_BUDGET)
 
 @dataclass(frozen=True, slots=True)
 class ProviderMoney:
-    """The balances of a provider's accounts, in halala."""
+    """The balances of a provider's accounts, in micros."""
 
-    available_halala: int = 0
-    """What its main account has; ``claimable_halala`` is what is left of it without the debt."""
-    maturing_halala: int = 0
-    disputed_halala: int = 0
-    reserved_halala: int = 0
-    debt_halala: int = 0
+    available_micros: int = 0
+    """What its main account has; ``claimable_micros`` is what is left of it without the debt."""
+    maturing_micros: int = 0
+    disputed_micros: int = 0
+    reserved_micros: int = 0
+    debt_micros: int = 0
     """What the provider owes; 0 or more."""
 
     @property
-    def claimable_halala(self) -> int:
+    def claimable_micros(self) -> int:
         """What can be withdrawn now: a debt is repaid first."""
-        return max(0, self.available_halala - self.debt_halala)
+        return max(0, self.available_micros - self.debt_micros)
 
     @property
-    def held_halala(self) -> int:
+    def held_micros(self) -> int:
         """What waits for a decision: disputed payouts and the amounts of open withdrawal requests."""
-        return self.disputed_halala + self.reserved_halala
+        return self.disputed_micros + self.reserved_micros
 
     @property
-    def repayable_halala(self) -> int:
+    def repayable_micros(self) -> int:
         """How much of the debt can be repaid now."""
-        return min(self.available_halala, self.debt_halala)
+        return min(self.available_micros, self.debt_micros)
 
 
 def accounts_of(provider_id: int) -> tuple[Account, ...]:
     """The accounts of a provider, in the order of the fields of ``ProviderMoney``."""
     kinds = (provider, maturing, disputed, reserved, debt)
     return tuple(kind(provider_id) for kind in kinds)
-
-
-# The most that one account may hold: far inside a 64-bit integer and the exact range of JSON numbers.
-MAX_BALANCE_HALALA = 2**53 - 1
 
 
 def renter(owner_id: int) -> Account:
@@ -187,41 +184,41 @@ def withdrawal_transfer(request: Withdrawal) -> Transfer:
             provider(request.provider_id),
         ),
     }[request.state]
-    return Transfer(kind, source, target, request.amount_halala, withdrawal_id=request.id)
+    return Transfer(kind, source, target, request.amount_micros, withdrawal_id=request.id)
 
 
-def matured_transfer(provider_id: int, amount_halala: int) -> Transfer:
+def matured_transfer(provider_id: int, amount_micros: int) -> Transfer:
     """Makes payouts that are old enough claimable."""
-    return Transfer(TransferKind.MATURED, maturing(provider_id), provider(provider_id), amount_halala)
+    return Transfer(TransferKind.MATURED, maturing(provider_id), provider(provider_id), amount_micros)
 
 
 def repayment(provider_id: int, money: ProviderMoney) -> list[Transfer]:
     """Repays a provider's debt with what it could withdraw otherwise; nothing if there is no debt."""
-    amount = money.repayable_halala
+    amount = money.repayable_micros
     source, target = provider(provider_id), debt(provider_id)
     return [Transfer(TransferKind.DEBT_REPAID, source, target, amount)] if amount else []
 
 
-def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
+def hold_transfer(renter_id: int, amount_micros: int, job_id: str) -> Transfer:
     """Reserves the highest possible cost of a job."""
-    return Transfer(TransferKind.HOLD, renter(renter_id), held(renter_id), amount_halala, job_id)
+    return Transfer(TransferKind.HOLD, renter(renter_id), held(renter_id), amount_micros, job_id)
 
 
-def forfeit_transfer(renter_id: int, amount_halala: int) -> Transfer:
+def forfeit_transfer(renter_id: int, amount_micros: int) -> Transfer:
     """Gives the balance of a deleted renter's wallet to the platform."""
-    return Transfer(TransferKind.FORFEIT, renter(renter_id), PLATFORM, amount_halala)
+    return Transfer(TransferKind.FORFEIT, renter(renter_id), PLATFORM, amount_micros)
 
 
-def funding(renter_id: int, amount_halala: int) -> Transfer:
+def funding(renter_id: int, amount_micros: int) -> Transfer:
     """Pays for a check, to the wallet of one of the market's own renters."""
-    return Transfer(TransferKind.CANARY_FUNDED, CANARY_BUDGET, renter(renter_id), amount_halala)
+    return Transfer(TransferKind.CANARY_FUNDED, CANARY_BUDGET, renter(renter_id), amount_micros)
 
 
-def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bill:
+def make_bill(hold_micros: int, rate_halala_per_minute: int, billed: int) -> Bill:
     """The bill for ``billed`` milliseconds at a rate, limited by the hold; 0 ms charges nothing."""
-    charge = pricing.charge_halala(rate_halala_per_minute, billed, hold_halala)
+    charge = pricing.charge_micros(rate_halala_per_minute, billed, hold_micros)
     payout, fee = pricing.shares(charge)
-    return Bill(hold_halala, charge, hold_halala - charge, payout, fee, billed)
+    return Bill(hold_micros, charge, hold_micros - charge, payout, fee, billed)
 
 
 def settlement(
@@ -232,17 +229,17 @@ def settlement(
     ``matures``: the payout cannot be withdrawn before it is old enough.
     """
     source = held(renter_id)
-    parts = [(TransferKind.REFUND, renter(renter_id), bill.refund_halala)]
-    if bill.charge_halala:
+    parts = [(TransferKind.REFUND, renter(renter_id), bill.refund_micros)]
+    if bill.charge_micros:
         if provider_id is None:
             raise ValueError("a job was charged without a provider who earned it")
         parts += [
             (
                 TransferKind.PAYOUT,
                 maturing(provider_id) if matures else provider(provider_id),
-                bill.payout_halala,
+                bill.payout_micros,
             ),
-            (TransferKind.FEE, PLATFORM, bill.fee_halala),
+            (TransferKind.FEE, PLATFORM, bill.fee_micros),
         ]
     return [
         Transfer(

@@ -53,7 +53,7 @@ class Payout:
 
     id: int
     """The id of the transfer."""
-    amount_halala: int
+    amount_micros: int
     created_ms: int
 
 
@@ -63,7 +63,7 @@ class Matured:
 
     through_id: int
     """The last payout that matured; the cursor as it was if none did."""
-    amount_halala: int
+    amount_micros: int
     due_ms: int
     """When to look again."""
 
@@ -77,6 +77,6 @@ def matured(payouts: Iterable[Payout], through_id: int, period_ms: int | None, n
     for payout in payouts:
         if payout.created_ms + wait_ms > now_ms:
             return Matured(through_id, amount, min(payout.created_ms + wait_ms, latest_ms))
-        through_id, amount, count = payout.id, amount + payout.amount_halala, count + 1
+        through_id, amount, count = payout.id, amount + payout.amount_micros, count + 1
     # Whatever arrives from now on is not old enough before the whole period has passed.
     return Matured(through_id, amount, now_ms if count == BATCH else min(now_ms + wait_ms, latest_ms))

@@ -76,7 +76,7 @@ class Candidate:
     """As which it gets jobs that name nobody."""
     is_checked: bool = True
     """False: it is new, and its standing is low because no check of its work passed yet."""
-    value_left_halala: int | None = None
+    value_left_micros: int | None = None
     """What the holds of further jobs that name no provider may come to; None: no bound now."""
 
     @property
@@ -196,8 +196,8 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         return Obstacle.BUSY
     if (
         wants.unasked is not None
-        and candidate.value_left_halala is not None
-        and candidate.value_left_halala <= 0
+        and candidate.value_left_micros is not None
+        and candidate.value_left_micros <= 0
     ):
         return Obstacle.VALUE_AT_RISK
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
@@ -208,9 +208,9 @@ def reaches(standing: Standing, wants: Wants) -> bool:
     return wants.least_standing is None or standing.reaches(wants.least_standing)
 
 
-def value_left_halala(bound_halala: int | None, open_halala: int) -> int | None:
+def value_left_micros(bound_micros: int | None, open_micros: int) -> int | None:
     """What the holds of further unasked jobs may come to. One job is always allowed, whatever it holds."""
-    return bound_halala - open_halala if bound_halala is not None and open_halala else None
+    return bound_micros - open_micros if bound_micros is not None and open_micros else None
 
 
 def least_quote(own_rates: Mapping[JobType, int], kind: JobType, *, runs_plain_processes: bool) -> int:

@@ -1,12 +1,13 @@
 """The platform's rates, and the amounts calculated from them: hold, charge and shares.
 
-One table is the source of quote, public price list and bill (contract, 4). Money is integer
-halala, time is integer milliseconds, and every calculation is exact integer arithmetic.
+One table is the source of quote, public price list and bill (contract, 4). Money is integer micros of a
+halala (server.domain.money), time is integer milliseconds, and every calculation is exact integer arithmetic.
 """
 
 from __future__ import annotations
 
 from server.domain.jobs import JobType
+from server.domain.money import MICROS, micros, whole_halala
 
 RATE_HALALA_PER_MINUTE: dict[JobType, int] = {
     JobType.LLM_INFERENCE: 150,
@@ -21,23 +22,23 @@ PROVIDER_PERCENT = 75
 MS_PER_MINUTE = 60_000
 
 
-def cost_halala(rate_halala_per_minute: int, time_ms: int) -> int:
+def cost_micros(rate_halala_per_minute: int, time_ms: int) -> int:
     """The price of a run time, rounded up to a whole halala."""
-    return -(-rate_halala_per_minute * time_ms // MS_PER_MINUTE)
+    return -(-rate_halala_per_minute * time_ms // MS_PER_MINUTE) * MICROS
 
 
 def hold_and_limit(
     rate_halala_per_minute: int, duration_ms: int, max_cost_halala: int | None
 ) -> tuple[int, int]:
-    """The hold in halala, and the longest run in milliseconds that never costs more than the hold.
+    """The hold in micros, and the longest run in milliseconds that never costs more than the hold.
 
     The hold is the price of the whole duration, or ``max_cost_halala`` if that is lower: then the limit is
     the longest time whose rounded-up price does not exceed it.
     """
-    hold = cost_halala(rate_halala_per_minute, duration_ms)
-    if max_cost_halala is None or hold <= max_cost_halala:
+    hold = cost_micros(rate_halala_per_minute, duration_ms)
+    if max_cost_halala is None or hold <= micros(max_cost_halala):
         return hold, duration_ms
-    return max_cost_halala, max_cost_halala * MS_PER_MINUTE // rate_halala_per_minute
+    return micros(max_cost_halala), max_cost_halala * MS_PER_MINUTE // rate_halala_per_minute
 
 
 def billed_ms(daemon_ms: int, server_ms: int, limit_ms: int) -> int:
@@ -45,12 +46,17 @@ def billed_ms(daemon_ms: int, server_ms: int, limit_ms: int) -> int:
     return max(0, min(daemon_ms, server_ms, limit_ms))
 
 
-def charge_halala(rate_halala_per_minute: int, billed: int, hold_halala: int) -> int:
+def charge_micros(rate_halala_per_minute: int, billed: int, hold_micros: int) -> int:
     """The price of ``billed`` milliseconds: rounded up once, and at most the hold."""
-    return min(hold_halala, cost_halala(rate_halala_per_minute, billed))
+    return min(hold_micros, cost_micros(rate_halala_per_minute, billed))
 
 
 def shares(charge: int) -> tuple[int, int]:
-    """The provider's and the platform's share of a charge; they sum to it exactly."""
+    """The provider's and the platform's share of a charge in micros; they sum to it exactly."""
     payout = (charge * PROVIDER_PERCENT + 50) // 100
     return payout, charge - payout
+
+
+def whole_shares(charge: int) -> tuple[int, int]:
+    """Both shares of a charge in micros as whole halala, rounded, which sum to its whole halala."""
+    return shares(whole_halala(charge))

@@ -28,6 +28,7 @@ from server.domain.ledger import (
     renter,
     withdrawal_transfer,
 )
+from server.domain.money import text
 from server.domain.withdrawals import OPEN as OPEN_WITHDRAWALS
 from server.domain.withdrawals import Withdrawal
 
@@ -53,7 +54,7 @@ class StoredHold:
 
     job_id: str
     renter_id: int
-    amount_halala: int
+    amount_micros: int
     state: HoldState
     job_is_final: bool
 
@@ -72,20 +73,20 @@ class Proof:
     """The result of a proof; ``discrepancies`` are sentences, and empty if everything agrees."""
 
     transfers: int
-    postings_sum_halala: int
+    postings_sum_micros: int
     open_holds: int
-    open_holds_halala: int
+    open_holds_micros: int
     discrepancies: tuple[str, ...]
     open_withdrawals: int = 0
-    open_withdrawals_halala: int = 0
-    claimable_halala: int = 0
+    open_withdrawals_micros: int = 0
+    claimable_micros: int = 0
     """What providers can withdraw."""
-    maturing_halala: int = 0
+    maturing_micros: int = 0
     open_disputes: int = 0
-    disputed_halala: int = 0
-    debt_halala: int = 0
+    disputed_micros: int = 0
+    debt_micros: int = 0
     """What providers owe."""
-    canaries_halala: int = 0
+    canaries_micros: int = 0
     """What the market spent on checks. Beside the world's, only this account and debts are negative."""
     checkpoint_id: int = 0
     """The checkpoint from which the sums start; 0 for a replay of everything."""
@@ -95,7 +96,7 @@ class Proof:
 
     @property
     def is_balanced(self) -> bool:
-        return not self.discrepancies and self.postings_sum_halala == 0
+        return not self.discrepancies and self.postings_sum_micros == 0
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ class Sums:
 
     count: int = 0
     balances: Counter[Account] = field(default_factory=Counter)
-    elsewhere_halala: int = 0
+    elsewhere_micros: int = 0
     """What the accounts that are not read have: all accounts together have nothing."""
     held: Counter[str] = field(default_factory=Counter)
     """The remaining amount of each job's hold; a job without a rest is left out."""
@@ -122,9 +123,9 @@ class Sums:
     def add(self, transfer: Transfer) -> None:
         """Adds one transfer."""
         self.count += 1
-        amount = transfer.amount_halala
+        amount = transfer.amount_micros
         if amount <= 0:
-            _note(self.wrong, f"a {transfer.kind} transfer moves {amount} halala")
+            _note(self.wrong, f"a {transfer.kind} transfer moves {text(amount)} halala")
         self.balances[transfer.debit] -= amount
         self.balances[transfer.credit] += amount
         if transfer.kind in OF_HOLDS and transfer.job_id is not None:
@@ -173,8 +174,8 @@ class Checkpoint:
         """What ``sha256`` has to be, after the digest of the checkpoint before it."""
         sha256 = hashlib.sha256(previous)
         sha256.update(f"{self.id} {self.transfer_id} {self.transfers} {self.rows_sha256.hex()}".encode())
-        for account, sum_halala in sorted(self.balances.items()):
-            sha256.update(f"\n{account.kind} {account.owner_id} {sum_halala}".encode())
+        for account, sum_micros in sorted(self.balances.items()):
+            sha256.update(f"\n{account.kind} {account.owner_id} {sum_micros}".encode())
         for job_id, amount in sorted(self.held.items()):
             sha256.update(f"\n{job_id} {amount}".encode())
         return sha256.digest()
@@ -203,7 +204,7 @@ class Segment:
         debit, credit = transfer.debit, transfer.credit
         self._rows.update(
             f"{row.id} {transfer.kind} {debit.kind} {debit.owner_id} {credit.kind} {credit.owner_id} "
-            f"{transfer.amount_halala} {transfer.job_id} {transfer.withdrawal_id} {row.created_ms}\n".encode()
+            f"{transfer.amount_micros} {transfer.job_id} {transfer.withdrawal_id} {row.created_ms}\n".encode()
         )
 
     def close(self) -> Checkpoint:
@@ -285,18 +286,18 @@ def prove(
     ]
     return Proof(
         sums.count,
-        sum(sums.balances.values()) + sums.elsewhere_halala,
+        sum(sums.balances.values()) + sums.elsewhere_micros,
         open_holds,
         sum(held.values()),
         tuple(wrong[:MAX_DISCREPANCIES]),
         open_requests,
         sum(reserved.values()),
-        claimable_halala=_total(sums.balances, AccountKind.PROVIDER),
-        maturing_halala=_total(sums.balances, AccountKind.PROVIDER_MATURING),
+        claimable_micros=_total(sums.balances, AccountKind.PROVIDER),
+        maturing_micros=_total(sums.balances, AccountKind.PROVIDER_MATURING),
         open_disputes=open_disputes,
-        disputed_halala=sum(disputed.values()),
-        debt_halala=-_total(sums.balances, AccountKind.PROVIDER_DEBT),
-        canaries_halala=-sums.balances[CANARY_BUDGET],
+        disputed_micros=sum(disputed.values()),
+        debt_micros=-_total(sums.balances, AccountKind.PROVIDER_DEBT),
+        canaries_micros=-sums.balances[CANARY_BUDGET],
         transfers_read=sums.count,
     )
 
@@ -313,7 +314,7 @@ def _note(wrong: list[str], sentence: str) -> None:
 def _prove_holds(holds: Iterable[StoredHold], moved: Counter[str]) -> tuple[list[str], Counter[int], int]:
     """An open hold has its full amount, a resolved hold has none; a hold is open exactly while its job is.
 
-    Returns the discrepancies, the open holds of each renter in halala, and the number of open holds.
+    Returns the discrepancies, the open holds of each renter in micros, and the number of open holds.
     ``moved`` is what the transfers left of each job's hold.
     """
     wrong: list[str] = []
@@ -324,9 +325,10 @@ def _prove_holds(holds: Iterable[StoredHold], moved: Counter[str]) -> tuple[list
         remaining = moved.pop(hold.job_id, 0)
         if is_open:
             open_count += 1
-            held[hold.renter_id] += hold.amount_halala
-        if remaining != (hold.amount_halala if is_open else 0):
-            _note(wrong, f"the hold of {hold.job_id} is {hold.state} and {remaining} halala of it remain")
+            held[hold.renter_id] += hold.amount_micros
+        if remaining != (hold.amount_micros if is_open else 0):
+            rest = text(remaining)
+            _note(wrong, f"the hold of {hold.job_id} is {hold.state} and {rest} halala of it remain")
         if is_open == hold.job_is_final:
             _note(wrong, f"the hold of {hold.job_id} is {hold.state} though its job is not")
     for job_id, left in moved.items():
@@ -346,14 +348,15 @@ def _prove_withdrawals(
     reserved: Counter[int] = Counter()
     open_count = 0
     for request in requests:
-        expected[request.id, TransferKind.WITHDRAW] = request.amount_halala
+        expected[request.id, TransferKind.WITHDRAW] = request.amount_micros
         if request.state in OPEN_WITHDRAWALS:
             open_count += 1
-            reserved[request.provider_id] += request.amount_halala
+            reserved[request.provider_id] += request.amount_micros
         else:
-            expected[request.id, withdrawal_transfer(request).kind] = request.amount_halala
+            expected[request.id, withdrawal_transfer(request).kind] = request.amount_micros
     wrong = [
-        f"withdrawal {key[0]} moved {withdrawn[key]} halala by {key[1]} and should have moved {expected[key]}"
+        f"withdrawal {key[0]} moved {text(withdrawn[key])} halala by {key[1]} "
+        f"and should have moved {text(expected[key])}"
         for key in sorted({*expected, *withdrawn})
         if withdrawn[key] != expected[key]
     ]
@@ -374,9 +377,10 @@ def _prove_disputes(
         should.update({(dispute.job_id, kind): amount for kind, amount in expected(dispute).items()})
         if dispute.state is DisputeState.OPEN:
             open_count += 1
-            held[dispute.provider_id] += dispute.held_halala
+            held[dispute.provider_id] += dispute.held_micros
     wrong = [
-        f"the dispute of {key[0]} moved {moved[key]} halala by {key[1]} and should have moved {should[key]}"
+        f"the dispute of {key[0]} moved {text(moved[key])} halala by {key[1]} "
+        f"and should have moved {text(should[key])}"
         for key in sorted({*should, *moved})
         if moved[key] != should[key]
     ]
@@ -387,10 +391,10 @@ def _forfeited_refund_discrepancies(
     deleted: set[int], disputes: Iterable[Dispute], forfeited: Counter[tuple[str, Account]]
 ) -> Iterator[str]:
     """Only the whole refund of a deleted renter goes to the platform."""
-    refunds = {(each.job_id, renter(each.renter_id)): each.refund_halala for each in disputes}
+    refunds = {(each.job_id, renter(each.renter_id)): each.refund_micros for each in disputes}
     for key, amount in sorted(forfeited.items()):
         if key[1].owner_id not in deleted or refunds.get(key) != amount:
-            yield f"{amount} halala of {key[0]} were given up, which is not the refund of a deleted renter"
+            yield f"{text(amount)} halala of {key[0]} were given up, but are no refund of a deleted renter"
 
 
 def _deletion_discrepancies(
@@ -399,7 +403,7 @@ def _deletion_discrepancies(
     """A deleted renter's wallet is empty; only a deleted renter gave up its wallet, and only once."""
     for owner in sorted(deleted):
         if replayed[renter(owner)]:
-            yield f"renter {owner} is deleted and its wallet has {replayed[renter(owner)]} halala"
+            yield f"renter {owner} is deleted and its wallet has {text(replayed[renter(owner)])} halala"
     for account, times in sorted(Counter(forfeits).items()):
         if times > 1 or account.kind is not AccountKind.RENTER or account.owner_id not in deleted:
             name = f"{account.kind} {account.owner_id}"
@@ -411,7 +415,7 @@ def _funding_discrepancies(market: set[int], funded: Counter[Account]) -> Iterat
     for account, amount in sorted(funded.items()):
         if account.kind is not AccountKind.RENTER or account.owner_id not in market:
             name = f"{account.kind} {account.owner_id}"
-            yield f"{name} got {amount} halala for checks and is not the wallet of a renter of the market"
+            yield f"{name} got {text(amount)} halala for checks and is no wallet of a renter of the market"
 
 
 def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Account]) -> Iterator[str]:
@@ -419,11 +423,11 @@ def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Accou
         stored = balances.get(account, 0)
         name = f"{account.kind} {account.owner_id}"
         if stored != replayed[account]:
-            yield f"{name} is stored as {stored} halala and replays to {replayed[account]}"
+            yield f"{name} is stored as {text(stored)} halala and replays to {text(replayed[account])}"
         if replayed[account] < 0 and account.kind not in MAY_BE_NEGATIVE:
-            yield f"{name} is negative: {replayed[account]} halala"
+            yield f"{name} is negative: {text(replayed[account])} halala"
         if replayed[account] > 0 and account.kind in NEVER_POSITIVE:
-            yield f"{name} is positive: {replayed[account]} halala were paid that were not owed"
+            yield f"{name} is positive: {text(replayed[account])} halala were paid that were not owed"
 
 
 def _reserve_discrepancies(
@@ -433,4 +437,4 @@ def _reserve_discrepancies(
     owners = {account.owner_id for account in replayed if account.kind is kind} | set(open_by_owner)
     for owner in sorted(owners):
         if replayed[Account(kind, owner)] != open_by_owner[owner]:
-            yield template.format(owner, replayed[Account(kind, owner)], open_by_owner[owner])
+            yield template.format(owner, text(replayed[Account(kind, owner)]), text(open_by_owner[owner]))

@@ -24,18 +24,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from server.domain.levels import Standing
+from server.domain.money import micros, whole_halala
 from server.domain.reliability import TrackRecord
 
 DAY_MS = 24 * 3600 * 1000
 # The network of one owner: what is given to one customer, and somewhat more. Bits, by version.
 PREFIXES = {4: 24, 6: 48}
 # A customer counts once it has paid this much: a purchase of one halala proves nothing.
-LEAST_PAID_HALALA = 100
+LEAST_PAID = micros(100)
 # Of a new provider with checks switched off, and the most that a new one ever gets.
 NEW_SLOTS = 4
-NEW_VALUE_HALALA = 5_000
-PROVEN_VALUE_HALALA = 100_000
-SUSPECT_VALUE_HALALA = 500
+NEW_VALUE = micros(5_000)
+PROVEN_VALUE = micros(100_000)
+SUSPECT_VALUE = micros(500)
 # Impossible reports among the newest attempts that make a provider suspect.
 IMPOSSIBLE_REPORTS = 3
 # The attempts of a provider, most of which surely fail: the upper bound of its reliability is below this.
@@ -110,15 +111,15 @@ class Step:
     standing: Standing
     age_ms: int
     customers: int
-    paid_halala: int
+    paid_micros: int
     checks: int
     reliability: float
     """The lower bound of the share of attempts that succeeded."""
 
 
 STEPS = (
-    Step(Standing.PROVEN, 7 * DAY_MS, 3, 1_000, 5, 0.7),
-    Step(Standing.TRUSTED, 60 * DAY_MS, 15, 50_000, 60, 0.9),
+    Step(Standing.PROVEN, 7 * DAY_MS, 3, micros(1_000), 5, 0.7),
+    Step(Standing.TRUSTED, 60 * DAY_MS, 15, micros(50_000), 60, 0.9),
 )
 
 
@@ -129,7 +130,7 @@ class Facts:
     age_ms: int = 0
     customers: int = 0
     """Independent renters that paid it; see ``independent``."""
-    paid_halala: int = 0
+    paid_micros: int = 0
     """What these paid it, after the platform's share."""
     checks: tuple[bool, ...] = ()
     """Whether each of its newest checks passed, oldest first."""
@@ -150,7 +151,7 @@ class Bounds:
 
     slots: int | None
     """Slots that are believed, however many the daemon has."""
-    value_halala: int | None
+    value_micros: int | None
     """Open holds of jobs that named no provider."""
     is_checked: bool = True
     """False: no check passed yet, so that jobs which name nobody come to it only as to a suspect one."""
@@ -188,7 +189,7 @@ def assess(facts: Facts, *, checks_are_on: bool = True) -> Assessment:
     if facts.is_suspended:
         return Assessment(Standing.BANNED, (StandingReason.SUSPENDED,), Bounds(0, 0))
     if doubts := tuple(_doubts(facts)):
-        bounds = Bounds(1, SUSPECT_VALUE_HALALA)
+        bounds = Bounds(1, SUSPECT_VALUE)
         reasons = tuple(doubt.reason for doubt in doubts)
         return Assessment(Standing.SUSPECT, reasons, bounds, doubts, Standing.NEW)
     standing = Standing.NEW
@@ -231,8 +232,10 @@ def _missing(facts: Facts, step: Step, checks_are_on: bool) -> Iterator[Missing]
         yield Missing(StandingReason.TOO_YOUNG, facts.age_ms // DAY_MS, step.age_ms // DAY_MS)
     if facts.customers < step.customers:
         yield Missing(StandingReason.FEW_CUSTOMERS, facts.customers, step.customers)
-    if facts.paid_halala < step.paid_halala:
-        yield Missing(StandingReason.LITTLE_PAID, facts.paid_halala, step.paid_halala)
+    if facts.paid_micros < step.paid_micros:
+        yield Missing(
+            StandingReason.LITTLE_PAID, whole_halala(facts.paid_micros), whole_halala(step.paid_micros)
+        )
     if checks_are_on and facts.checks_passed < step.checks:
         yield Missing(StandingReason.FEW_CHECKS, facts.checks_passed, step.checks)
     least = facts.record.lower
@@ -245,9 +248,9 @@ def _bounds(standing: Standing, facts: Facts, checks_are_on: bool) -> Bounds:
     if standing is Standing.TRUSTED:
         return Bounds(None, None)
     if standing is Standing.PROVEN:
-        return Bounds(None, PROVEN_VALUE_HALALA)
+        return Bounds(None, PROVEN_VALUE)
     slots = min(NEW_SLOTS, 1 + facts.checks_passed) if checks_are_on else NEW_SLOTS
-    return Bounds(slots, NEW_VALUE_HALALA, not checks_are_on or facts.checks_passed > 0)
+    return Bounds(slots, NEW_VALUE, not checks_are_on or facts.checks_passed > 0)
 
 
 def passes_until_cleared(checks: Sequence[bool]) -> int:
@@ -298,7 +301,7 @@ class Party:
     """
 
     marks: frozenset[str]
-    paid_halala: int = 0
+    paid_micros: int = 0
 
 
 def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
@@ -325,8 +328,8 @@ def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
         if not party.marks:
             continue
         group = root(min(party.marks))
-        paid[group] = paid.get(group, 0) + party.paid_halala
-    counted = [amount for group, amount in paid.items() if group not in own and amount >= LEAST_PAID_HALALA]
+        paid[group] = paid.get(group, 0) + party.paid_micros
+    counted = [amount for group, amount in paid.items() if group not in own and amount >= LEAST_PAID]
     return len(counted), sum(counted)
 
 

@@ -1,6 +1,6 @@
 """Statements as plain values: the lines of a renter's wallet, and the money of jobs by day.
 
-Money is in halala. Days and weeks are those of UTC; a week begins on Monday, as in ISO 8601.
+Money is in micros. Days and weeks are those of UTC; a week begins on Monday, as in ISO 8601.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from server.domain.ledger import TransferKind
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One change of a renter's balance; ``charged_halala`` is set on the line of a hold that was resolved."""
+    """One change of a renter's balance; ``charged_micros`` is set on the line of a hold that was resolved."""
 
     id: int
     at_ms: int
     kind: TransferKind
-    amount_halala: int
-    balance_halala: int
-    charged_halala: int | None
+    amount_micros: int
+    balance_micros: int
+    charged_micros: int | None
     job_id: str | None
     job_type: JobType | None
     model: str | None
@@ -70,11 +70,11 @@ class JobMoney:
     by_job_type: Counter[JobType] = field(default_factory=Counter)
 
     @property
-    def total_halala(self) -> int:
+    def total_micros(self) -> int:
         """The sum over all job types."""
         return self.by_job_type.total()
 
-    def add(self, kind: JobType, jobs: int, amount_halala: int) -> None:
+    def add(self, kind: JobType, jobs: int, amount_micros: int) -> None:
         """Adds jobs of one type and their amount."""
         self.jobs += jobs
-        self.by_job_type[kind] += amount_halala
+        self.by_job_type[kind] += amount_micros

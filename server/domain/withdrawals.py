@@ -45,7 +45,7 @@ class Withdrawal:
 
     id: int
     provider_id: int
-    amount_halala: int
+    amount_micros: int
     state: WithdrawalState
     iban: str
     created_ms: int

@@ -7,6 +7,7 @@ from dcp.v1 import admin_pb2_grpc
 
 from server.domain.discards import DiscardKind
 from server.domain.ledger import AccountKind
+from server.domain.money import whole_halala
 from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
 from server.rpc.context import Context
@@ -43,16 +44,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 total_renters=board.total_renters,
                 total_jobs=sum(board.jobs_by_state.values()),
                 active_jobs=board.active_jobs,
-                charged_halala=board.payout_halala + board.fee_halala,
-                fee_halala=board.fee_halala,
-                payout_halala=board.payout_halala,
-                held_halala=board.held_halala,
-                fee_today_halala=board.fee_today_halala,
-                claimable_halala=own[AccountKind.PROVIDER],
-                maturing_halala=own[AccountKind.PROVIDER_MATURING],
-                disputed_halala=own[AccountKind.PROVIDER_DISPUTED],
-                reserved_halala=own[AccountKind.WITHDRAWAL],
-                debt_halala=-own[AccountKind.PROVIDER_DEBT],
+                charged_halala=whole_halala(board.payout_micros + board.fee_micros),
+                fee_halala=whole_halala(board.fee_micros),
+                payout_halala=whole_halala(board.payout_micros),
+                held_halala=whole_halala(board.held_micros),
+                fee_today_halala=whole_halala(board.fee_today_micros),
+                claimable_halala=whole_halala(own[AccountKind.PROVIDER]),
+                maturing_halala=whole_halala(own[AccountKind.PROVIDER_MATURING]),
+                disputed_halala=whole_halala(own[AccountKind.PROVIDER_DISPUTED]),
+                reserved_halala=whole_halala(own[AccountKind.WITHDRAWAL]),
+                debt_halala=whole_halala(-own[AccountKind.PROVIDER_DEBT]),
                 discards_today=board.discards_today,
             ),
             jobs_by_state={state.value: count for state, count in board.jobs_by_state.items()},
@@ -80,10 +81,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             next_before_id=found.page.next_id,
             summary=pb.WithdrawalSummary(
                 pending_count=count[WithdrawalState.PENDING],
-                pending_halala=amount[WithdrawalState.PENDING],
+                pending_halala=whole_halala(amount[WithdrawalState.PENDING]),
                 processing_count=count[WithdrawalState.PROCESSING],
                 paid_count=count[WithdrawalState.PAID],
-                paid_halala=amount[WithdrawalState.PAID],
+                paid_halala=whole_halala(amount[WithdrawalState.PAID]),
                 rejected_count=count[WithdrawalState.REJECTED],
             ),
             pagination=pb.Pagination(page=page, page_size=page_size, total=sum(count.values())),

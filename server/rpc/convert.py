@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from dcp.v1 import canaries_pb2, gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
 from google.protobuf.descriptor import FieldDescriptor
@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common.images import ImageNameError, parse
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict
 from server.domain.disputes import Dispute, DisputeState
-from server.domain.errors import invalid_field
+from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import SENTENCES, Verdict, VerdictReason
@@ -34,7 +34,9 @@ from server.domain.jobs import (
 )
 from server.domain.leases import LeaseOutcome
 from server.domain.levels import Standing, Unasked
+from server.domain.money import MAX_BALANCE_HALALA, micros, whole_halala
 from server.domain.placement import Obstacle
+from server.domain.pricing import whole_shares
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
 from server.domain.reliability import Weight, weight
@@ -45,6 +47,8 @@ from server.services.explain import Attempt, Considered, Explanation
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
 from server.store.standing import StandingRow
+
+M = TypeVar("M", bound=Message)
 
 _JOB_TYPES = member_map(JobType, jobs_pb2.JobType)
 _JOB_TYPE_NUMBERS = enum_map(JobType, jobs_pb2.JobType)
@@ -258,7 +262,7 @@ def standing(row: StandingRow | None) -> standing_pb2.ProviderStanding | None:
         ],
         lifted_to=_STANDINGS[found.lifted_to] if found.lifted_to else None,
         slots=found.bounds.slots,
-        value_halala=found.bounds.value_halala,
+        value_halala=_whole(found.bounds.value_micros),
     )
 
 
@@ -295,7 +299,7 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         model=record.model,
         duration_minutes=record.duration_ms / 60_000,
         priority=record.priority,
-        cost_halala=record.hold_halala,
+        cost_halala=whole_halala(record.hold_micros),
         rate_halala_per_minute=record.rate_halala_per_minute,
         attempt=record.attempt,
         created_at=timestamp(record.created_ms),
@@ -339,12 +343,12 @@ def dispute(found: Dispute) -> jobs_pb2.Dispute:
         job_id=found.job_id,
         status=_DISPUTES[found.state],
         reason=found.reason,
-        charged_halala=found.charge_halala,
+        charged_halala=whole_halala(found.charge_micros),
         provider_id=found.provider_id,
-        held_halala=found.held_halala,
+        held_halala=whole_halala(found.held_micros),
         created_at=timestamp(found.created_ms),
         decided_at=timestamp(found.decided_ms),
-        refund_halala=found.refund_halala,
+        refund_halala=_whole(found.refund_micros),
         note=found.note,
     )
 
@@ -407,25 +411,48 @@ def past_attempt(past: PastAttempt) -> providers_pb2.PastAttempt:
     )
 
 
+def _whole(amount: int | None) -> int | None:
+    return None if amount is None else whole_halala(amount)
+
+
 def _seconds_up(time_ms: int | None) -> int | None:
     return -(-time_ms // 1000) if time_ms is not None else None
 
 
 def billing(record: Job) -> jobs_pb2.Billing:
-    unbilled = Bill(record.hold_halala, 0, record.hold_halala, 0, 0, 0)
+    unbilled = Bill(record.hold_micros, 0, record.hold_micros, 0, 0, 0)
     return bill(record.bill or unbilled, record.rate_halala_per_minute)
 
 
 def bill(of: Bill, rate_halala_per_minute: int) -> jobs_pb2.Billing:
-    return jobs_pb2.Billing(
-        hold_halala=of.hold_halala,
-        actual_cost_halala=of.charge_halala,
-        refund_halala=of.refund_halala,
-        provider_halala=of.payout_halala,
-        platform_halala=of.fee_halala,
-        billed_seconds=of.billed_ms / 1000,
-        rate_halala_per_minute=rate_halala_per_minute,
+    billed = with_money(
+        jobs_pb2.Billing(billed_seconds=of.billed_ms / 1000, rate_halala_per_minute=rate_halala_per_minute),
+        hold=of.hold_micros,
+        actual_cost=of.charge_micros,
+        refund=of.refund_micros,
+        provider=of.payout_micros,
+        platform=of.fee_micros,
     )
+    # Whole shares are rounded instead of cut, so that they sum to the whole cost.
+    billed.provider_halala, billed.platform_halala = whole_shares(of.charge_micros)
+    return billed
+
+
+def with_money(message: M, **amounts: int | None) -> M:
+    """Sets ``NAME_halala`` and ``NAME_micro_halala`` of a message for each amount in micros that is there."""
+    for name, amount in amounts.items():
+        if amount is not None:
+            setattr(message, f"{name}_halala", whole_halala(amount))
+            setattr(message, f"{name}_micro_halala", amount)
+    return message
+
+
+def micros_of(halala: int, field: str = "amount_halala") -> int:
+    """An amount of a request in micros. Raises AMOUNT_TOO_LARGE if no account can hold it."""
+    if halala > MAX_BALANCE_HALALA:
+        message = f"{field}: an account holds at most {MAX_BALANCE_HALALA} halala; send less"
+        raise DomainError(Reason.AMOUNT_TOO_LARGE, message, field=field)
+    return micros(halala)
 
 
 def usage(data: dict[str, Any]) -> jobs_pb2.Usage:

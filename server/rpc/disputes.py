@@ -7,6 +7,7 @@ from dcp.v1 import disputes_pb2_grpc
 
 from server.domain.disputes import DisputeEvent, DisputeState
 from server.domain.errors import invalid_field
+from server.domain.money import micros
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
@@ -68,7 +69,7 @@ class DisputeServicer(disputes_pb2_grpc.DisputeServiceServicer):
                 request.dispute_id,
                 event,
                 request.note.strip(),
-                request.refund_halala if request.HasField("refund_halala") else None,
+                micros(request.refund_halala) if request.HasField("refund_halala") else None,
             ),
             pb.DecideDisputeResponse,
             lambda after: pb.DecideDisputeResponse(success=True, dispute=convert.dispute(after)),

@@ -10,6 +10,7 @@ from dcp.v1 import webhooks_pb2 as pb
 from common.json_form import message_writer
 from server.domain.disputes import Dispute, DisputeState
 from server.domain.jobs import Bill, FailureReason, JobState, JobType
+from server.domain.money import whole_halala
 from server.domain.webhooks import WebhookEvent
 from server.rpc import convert
 from server.rpc.enums import enum_map
@@ -52,8 +53,8 @@ def _ended_job(facts: dict[str, Any]) -> pb.EndedJob:
         job_id=facts["job_id"],
         job_type=convert.job_type_number(JobType(facts["job_type"])),
         status=convert.state_number(JobState(facts["state"])),
-        charged_halala=bill.charge_halala,
-        refunded_halala=bill.refund_halala,
+        charged_halala=whole_halala(bill.charge_micros),
+        refunded_halala=whole_halala(bill.refund_micros),
         failure_reason=convert.failure_reason_number(FailureReason(reason)) if reason else None,
         failure_message=facts["failure_message"],
         provider_id=facts["provider_id"],

@@ -7,6 +7,7 @@ from dcp.v1 import operations_pb2_grpc
 
 from server.domain.errors import invalid_field
 from server.domain.jobs import JobType
+from server.domain.money import whole_halala
 from server.domain.providers import AccountState
 from server.rpc import convert
 from server.rpc.context import Context
@@ -90,7 +91,7 @@ def _renter(listed: ListedRenter) -> pb.RenterEntry:
         organization=listed.row.organization,
         suspended=listed.row.state is AccountState.SUSPENDED,
         deleted=listed.row.state is AccountState.DELETED,
-        balance_halala=listed.balance_halala,
+        balance_halala=whole_halala(listed.balance_micros),
         created_at=convert.timestamp(listed.row.created_ms),
     )
 

@@ -6,6 +6,7 @@ from dcp.v1 import jobs_pb2, privacy_pb2_grpc
 from dcp.v1 import privacy_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
+from server.domain.money import whole_halala
 from server.domain.providers import AccountState
 from server.rpc import convert
 from server.rpc.artifacts import artifact
@@ -61,8 +62,8 @@ def _renter(page: ExportPage) -> pb.ExportedRenter:
         phone=row.phone,
         suspended=row.state is AccountState.SUSPENDED,
         created_at=convert.timestamp(row.created_ms),
-        balance_halala=page.balance_halala,
-        held_halala=page.held_halala,
+        balance_halala=whole_halala(page.balance_micros),
+        held_halala=whole_halala(page.held_micros),
         email_verified_at=convert.timestamp(row.email_verified_ms),
     )
 

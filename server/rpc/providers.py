@@ -134,14 +134,14 @@ def _place(before: str) -> tuple[int, int] | None:
 
 def _earnings(profile: ProviderProfile) -> pb.Earnings:
     money, wait_ms = profile.money, profile.maturing_ms
-    return pb.Earnings(
-        total_halala=profile.earned_halala,
-        claimable_halala=money.claimable_halala,
-        today_halala=profile.earned_today_halala,
-        this_week_halala=profile.earned_this_week_halala,
-        maturing_halala=money.maturing_halala,
-        held_halala=money.held_halala,
-        disputed_halala=money.disputed_halala,
-        debt_halala=money.debt_halala,
-        maturing_hours=wait_ms // HOUR_MS if wait_ms is not None else None,
+    return convert.with_money(
+        pb.Earnings(maturing_hours=wait_ms // HOUR_MS if wait_ms is not None else None),
+        total=profile.earned_micros,
+        claimable=money.claimable_micros,
+        today=profile.earned_today_micros,
+        this_week=profile.earned_this_week_micros,
+        maturing=money.maturing_micros,
+        held=money.held_micros,
+        disputed=money.disputed_micros,
+        debt=money.debt_micros,
     )

@@ -6,6 +6,7 @@ from dcp.v1 import renters_pb2 as pb
 from dcp.v1 import renters_pb2_grpc
 
 from server.domain.hindrances import by_job_type
+from server.domain.money import whole_halala
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.context import Context
@@ -42,19 +43,21 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         profile = await self._renters.profile(caller().id)
         row = profile.renter
         return pb.GetOwnRenterResponse(
-            renter=pb.Renter(
-                id=row.id,
-                balance_halala=profile.balance_halala,
-                held_halala=profile.held_halala,
-                spent_halala=profile.spent_halala,
-                name=row.name,
-                email=row.email,
-                organization=row.organization,
-                created_at=convert.timestamp(row.created_ms),
-                total_jobs=profile.total_jobs,
-                stored_bytes=profile.stored_bytes,
-                stored_bytes_limit=profile.stored_bytes_limit or None,
-                email_verified=row.email_verified_ms is not None,
+            renter=convert.with_money(
+                pb.Renter(
+                    id=row.id,
+                    name=row.name,
+                    email=row.email,
+                    organization=row.organization,
+                    created_at=convert.timestamp(row.created_ms),
+                    total_jobs=profile.total_jobs,
+                    stored_bytes=profile.stored_bytes,
+                    stored_bytes_limit=profile.stored_bytes_limit or None,
+                    email_verified=row.email_verified_ms is not None,
+                ),
+                balance=profile.balance_micros,
+                held=profile.held_micros,
+                spent=profile.spent_micros,
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )
@@ -88,9 +91,9 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     ) -> pb.TopUpOwnWalletResponse:
         return await once(
             request,
-            self._renters.top_up(caller().id, request.amount_halala),
+            self._renters.top_up(caller().id, convert.micros_of(request.amount_halala)),
             pb.TopUpOwnWalletResponse,
-            lambda balance: pb.TopUpOwnWalletResponse(success=True, balance_halala=balance),
+            lambda balance: pb.TopUpOwnWalletResponse(success=True, balance_halala=whole_halala(balance)),
         )
 
 

@@ -11,6 +11,7 @@ from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
 
 from server.domain.ledger import TransferKind
+from server.domain.money import whole_halala
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
 from server.rpc.context import Context
@@ -35,6 +36,9 @@ _CSV_NAMES = (
     "job_type",
     "model",
     "description",
+    "amount_micro_halala",
+    "balance_micro_halala",
+    "charged_micro_halala",
 )
 
 _KINDS = enum_map(TransferKind, pb.TransferKind)
@@ -67,59 +71,58 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     ) -> pb.GetOwnSpendingResponse:
         days = await self._statements.spending(caller().id, request.days)
         whole = _together(days.values())
-        return pb.GetOwnSpendingResponse(
+        response = pb.GetOwnSpendingResponse(
             days=[
-                pb.DaySpending(
-                    date=_date(day),
-                    spent_halala=money.total_halala,
-                    jobs=money.jobs,
-                    by_job_type=_by_name(money),
+                convert.with_money(
+                    pb.DaySpending(date=_date(day), jobs=money.jobs, by_job_type=_by_name(money)),
+                    spent=money.total_micros,
                 )
                 for day, money in days.items()
             ],
-            spent_halala=whole.total_halala,
             jobs=whole.jobs,
             by_job_type=_by_name(whole),
         )
+        return convert.with_money(response, spent=whole.total_micros)
 
     async def GetOwnEarnings(
         self, request: pb.GetOwnEarningsRequest, context: Context
     ) -> pb.GetOwnEarningsResponse:
         days, has = await self._statements.earnings(caller().id, request.days)
         whole = _together(days.values())
-        return pb.GetOwnEarningsResponse(
+        response = pb.GetOwnEarningsResponse(
             days=[
-                pb.DayEarnings(
-                    date=_date(day),
-                    earned_halala=money.total_halala,
-                    jobs=money.jobs,
-                    by_job_type=_by_name(money),
+                convert.with_money(
+                    pb.DayEarnings(date=_date(day), jobs=money.jobs, by_job_type=_by_name(money)),
+                    earned=money.total_micros,
                 )
                 for day, money in days.items()
             ],
-            earned_halala=whole.total_halala,
             jobs=whole.jobs,
             by_job_type=_by_name(whole),
-            claimable_halala=has.claimable_halala,
-            maturing_halala=has.maturing_halala,
-            held_halala=has.held_halala,
-            debt_halala=has.debt_halala,
+        )
+        return convert.with_money(
+            response,
+            earned=whole.total_micros,
+            claimable=has.claimable_micros,
+            maturing=has.maturing_micros,
+            held=has.held_micros,
+            debt=has.debt_micros,
         )
 
 
 def line(row: Line) -> pb.LedgerLine:
     """A line of the statement as its renter sees it."""
-    return pb.LedgerLine(
+    shown = pb.LedgerLine(
         id=row.id,
         time=convert.timestamp(row.at_ms),
         kind=_KINDS[row.kind],
-        amount_halala=row.amount_halala,
-        balance_halala=row.balance_halala,
-        charged_halala=row.charged_halala,
         job_id=row.job_id,
         job_type=row.job_type,
         model=row.model,
         description=row.description,
+    )
+    return convert.with_money(
+        shown, amount=row.amount_micros, balance=row.balance_micros, charged=row.charged_micros
     )
 
 
@@ -145,13 +148,16 @@ def _cells(row: Line) -> list[Cell]:
         row.id,
         time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         row.kind.value,
-        row.amount_halala,
-        row.balance_halala,
-        row.charged_halala,
+        whole_halala(row.amount_micros),
+        whole_halala(row.balance_micros),
+        None if row.charged_micros is None else whole_halala(row.charged_micros),
         row.job_id,
         row.job_type,
         row.model,
         row.description,
+        row.amount_micros,
+        row.balance_micros,
+        row.charged_micros,
     ]
 
 
@@ -160,7 +166,7 @@ def _date(day: int) -> str:
 
 
 def _by_name(money: JobMoney) -> dict[str, int]:
-    return {kind.value: amount for kind, amount in money.by_job_type.items()}
+    return {kind.value: whole_halala(amount) for kind, amount in money.by_job_type.items()}
 
 
 def _together(days: Iterable[JobMoney]) -> JobMoney:

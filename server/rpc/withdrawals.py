@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcp.v1 import admin_pb2, withdrawals_pb2_grpc
 from dcp.v1 import withdrawals_pb2 as pb
 
+from server.domain.money import whole_halala
 from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState
 from server.rpc import convert
 from server.rpc.context import Context
@@ -26,10 +27,12 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     ) -> pb.RequestWithdrawalResponse:
         return await once(
             request,
-            self._withdrawals.request(caller().id, request.amount_halala, compact_iban(request.iban)),
+            self._withdrawals.request(
+                caller().id, convert.micros_of(request.amount_halala), compact_iban(request.iban)
+            ),
             pb.RequestWithdrawalResponse,
             lambda result: pb.RequestWithdrawalResponse(
-                success=True, withdrawal=message(result[0]), claimable_halala=result[1]
+                success=True, withdrawal=message(result[0]), claimable_halala=whole_halala(result[1])
             ),
         )
 
@@ -93,7 +96,7 @@ def message(withdrawal: Withdrawal) -> admin_pb2.Withdrawal:
     return admin_pb2.Withdrawal(
         id=withdrawal.id,
         provider_id=withdrawal.provider_id,
-        amount_halala=withdrawal.amount_halala,
+        amount_halala=whole_halala(withdrawal.amount_micros),
         status=_STATUSES[withdrawal.state],
         iban_last4=withdrawal.iban_last4,
         created_at=convert.timestamp(withdrawal.created_ms),

@@ -70,7 +70,7 @@ class Dispatch:
             return []
         # The terms as stored now: no provider gets a job below the rate that it has just set.
         stored = terms.commitments(provider_id)
-        presence.used_slots, presence.open_value_halala = stored.used_slots, stored.open_value_halala
+        presence.used_slots, presence.open_value_micros = stored.used_slots, stored.open_value_micros
         self._fleet.apply(presence, stored.granted)
         candidate = presence.candidate(now_ms, stored.terms)
         if candidate.free_slots <= 0:
@@ -84,7 +84,7 @@ class Dispatch:
             self._pass_over,
             partial(self._fleet.resolve, now_ms=now_ms),
         ):
-            if job.named_provider_id is None and presence.is_above_value(job.hold_halala):
+            if job.named_provider_id is None and presence.is_above_value(job.hold_micros):
                 continue
             secret = secrets.token_bytes(SECRET_BYTES)
             offer = leases.offer(
@@ -92,7 +92,7 @@ class Dispatch:
             )
             if offer is not None:
                 offers.append(offer)
-                presence.open_value_halala += job.hold_halala if job.named_provider_id is None else 0
+                presence.open_value_micros += job.hold_micros if job.named_provider_id is None else 0
         presence.used_slots += len(offers)
         return offers
 

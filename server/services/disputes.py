@@ -24,6 +24,7 @@ from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import Job
 from server.domain.leases import Channel
 from server.domain.ledger import PLATFORM, AccountKind, ProviderMoney
+from server.domain.money import whole_halala
 from server.domain.providers import AccountState
 from server.domain.reliability import TrackRecord, track_record
 from server.domain.webhooks import WebhookEvent
@@ -99,19 +100,19 @@ class Disputes:
         assert payout is not None, "each charge has a payout"
         payout_id, credited = payout
         is_matured = credited is AccountKind.PROVIDER or payout_id <= through_id
-        payout_halala = job.bill.payout_halala if job.bill is not None else 0
-        transfers = rules.opening(job_id, provider_id, payout_halala, money, is_matured)
+        payout_micros = job.bill.payout_micros if job.bill is not None else 0
+        transfers = rules.opening(job_id, provider_id, payout_micros, money, is_matured)
         from_maturing = accounts.maturing(provider_id)
         disputes.insert(
             job_id=job_id,
             renter_id=caller.id,
             provider_id=provider_id,
             reason=reason,
-            charge_halala=charge,
-            payout_halala=payout_halala,
+            charge_micros=charge,
+            payout_micros=payout_micros,
             payout_id=payout_id,
-            held_halala=sum(transfer.amount_halala for transfer in transfers),
-            maturing_halala=sum(each.amount_halala for each in transfers if each.debit == from_maturing),
+            held_micros=sum(transfer.amount_micros for transfer in transfers),
+            maturing_micros=sum(each.amount_micros for each in transfers if each.debit == from_maturing),
             now_ms=now_ms,
         )
         ledger.apply(transfers, now_ms)
@@ -123,7 +124,7 @@ class Disputes:
 
     def _contestable(self, job: Job, now_ms: int) -> tuple[int, int, int]:
         """A job's charge, the provider that earned it, and its end. Raises NOT_CHARGED, DISPUTE_TOO_LATE."""
-        charge = job.bill.charge_halala if job.bill is not None else 0
+        charge = job.bill.charge_micros if job.bill is not None else 0
         if not charge or job.provider_id is None or job.ended_ms is None:
             raise DomainError(
                 Reason.NOT_CHARGED,
@@ -164,7 +165,7 @@ class Disputes:
         dispute_id: int,
         event: DisputeEvent,
         note: str,
-        refund_halala: int | None = None,
+        refund_micros: int | None = None,
     ) -> Dispute:
         """Upholds or rejects a dispute: its state, its money, and an audit entry. The default refund is all.
 
@@ -175,7 +176,7 @@ class Disputes:
         def change() -> Dispute:
             before = _existing(dispute_id)
             is_deleted = existing(before.renter_id, lock=True).state is AccountState.DELETED
-            refund = _refund(before, event, refund_halala)
+            refund = _refund(before, event, refund_micros)
             if not disputes.decide(before, event, note, now_ms, refund):
                 raise _decided(_existing(dispute_id))
             _move_money(before, refund, is_deleted, now_ms)
@@ -190,14 +191,14 @@ class Disputes:
         return after
 
 
-def _move_money(dispute: Dispute, refund_halala: int | None, is_deleted: bool, now_ms: int) -> None:
+def _move_money(dispute: Dispute, refund_micros: int | None, is_deleted: bool, now_ms: int) -> None:
     money = _locked_money(dispute.provider_id, dispute.renter_id)
-    if refund_halala is None:
+    if refund_micros is None:
         transfers = rules.rejecting(dispute)
     else:
-        transfers = rules.upholding(dispute, refund_halala, money)
+        transfers = rules.upholding(dispute, refund_micros, money)
         if is_deleted:
-            transfers.append(rules.forfeiting(dispute, refund_halala))
+            transfers.append(rules.forfeiting(dispute, refund_micros))
     ledger.apply(transfers, now_ms)
     settle_debt(dispute.provider_id, now_ms)
 
@@ -209,14 +210,15 @@ def _locked_money(provider_id: int, renter_id: int | None = None) -> ProviderMon
     return ledger.of_provider(provider_id)
 
 
-def _refund(dispute: Dispute, event: DisputeEvent, refund_halala: int | None) -> int | None:
+def _refund(dispute: Dispute, event: DisputeEvent, refund_micros: int | None) -> int | None:
     if event is not DisputeEvent.UPHOLD:
-        if refund_halala is not None:
+        if refund_micros is not None:
             raise invalid_field("refund_halala", "only an upheld dispute has a refund; leave it out")
         return None
-    refund = dispute.charge_halala if refund_halala is None else refund_halala
-    if refund > dispute.charge_halala:
-        raise invalid_field("refund_halala", f"is at most the charge, {dispute.charge_halala}")
+    refund = dispute.charge_micros if refund_micros is None else refund_micros
+    if refund > dispute.charge_micros:
+        most = whole_halala(dispute.charge_micros)
+        raise invalid_field("refund_halala", f"is at most the charge, {most}")
     return refund
 
 
@@ -255,7 +257,8 @@ def _refuse_too_many(renter_id: int) -> None:
 
 
 def _audit_facts(dispute: Dispute) -> dict[str, object]:
-    facts = {"refund_halala": dispute.refund_halala, "note": dispute.note}
+    refund = dispute.refund_micros
+    facts = {"refund_halala": None if refund is None else whole_halala(refund), "note": dispute.note}
     return {
         "status": dispute.state.value,
         **{name: value for name, value in facts.items() if value is not None},

@@ -40,6 +40,7 @@ from server.domain.leases import (
     RunOutcome,
 )
 from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
+from server.domain.money import text
 from server.domain.reports import Facts, believe, given_back, is_charged
 from server.services import outbox
 from server.store import artifacts, jobs, leases, ledger, providers
@@ -366,7 +367,7 @@ def settle(
     """
     if job.job_type in INFERENCE and not job.output_bytes:
         billed_ms = 0
-    bill = rules.make_bill(job.hold_halala, job.rate_halala_per_minute, billed_ms)
+    bill = rules.make_bill(job.hold_micros, job.rate_halala_per_minute, billed_ms)
     ended = jobs.finish(
         job,
         event,
@@ -380,7 +381,7 @@ def settle(
     )
     if not ended:
         return False
-    has_webhook = ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
+    has_webhook = ledger.resolve_hold(job.job_id, bill.charge_micros, now_ms)
     parties = (job.renter_id, job.provider_id, job.job_id, job.job_type)
     ledger.apply(rules.settlement(bill, *parties, matures=matures), now_ms)
     _settle_artifacts(job, failure_reason, now_ms)
@@ -389,13 +390,13 @@ def settle(
             job, event, bill, now_ms, failure_reason=failure_reason, failure_message=failure_message
         )
     log.info(
-        "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%d",
+        "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%s",
         job.job_id,
         job.attempt,
         job.lease_epoch,
         job.provider_id,
         event,
-        bill.charge_halala,
+        text(bill.charge_micros),
     )
     return True
 

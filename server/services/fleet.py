@@ -29,7 +29,7 @@ from server.domain.placement import (
     least_quote,
     rate_obstacle,
     reaches,
-    value_left_halala,
+    value_left_micros,
 )
 from server.domain.providers import AccountState, status
 from server.domain.reliability import NO_RECORD, TrackRecord
@@ -69,7 +69,7 @@ class Presence:
     state: AccountState = AccountState.ACTIVE
     """As last read from the store: only an active provider takes jobs."""
     used_slots: int = field(default=0)
-    open_value_halala: int = 0
+    open_value_micros: int = 0
     """The holds of its open jobs that named no provider."""
     granted: Standing = Standing.NEW
     """Its standing as last read from the store."""
@@ -155,10 +155,10 @@ class Presence:
         is_doubtful = self.is_suspect or not self.bounds.is_checked
         return min(self.granted, Standing.SUSPECT, key=_level) if is_doubtful else self.granted
 
-    def is_above_value(self, hold_halala: int) -> bool:
+    def is_above_value(self, hold_micros: int) -> bool:
         """Whether one more unasked job with this hold is more than its standing allows."""
-        left = value_left_halala(self.bounds.value_halala, self.open_value_halala)
-        return left is not None and hold_halala > left
+        left = value_left_micros(self.bounds.value_micros, self.open_value_micros)
+        return left is not None and hold_micros > left
 
     def candidate(self, now_ms: int, terms: Terms | None = None) -> Candidate:
         """The provider as placement sees it, by its known terms or by newer terms."""
@@ -184,7 +184,7 @@ class Presence:
             failing_models=failing_models(self.self_tests),
             standing=self.standing,
             is_checked=self.bounds.is_checked,
-            value_left_halala=value_left_halala(self.bounds.value_halala, self.open_value_halala),
+            value_left_micros=value_left_micros(self.bounds.value_micros, self.open_value_micros),
             image_patterns=self.image_patterns,
             architecture=self.architecture,
             runs_plain_processes=self.runs_plain_processes,

@@ -29,6 +29,7 @@ from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.mailboxes import refuse_unproven
 from server.domain.messages import CancelRun
+from server.domain.money import text, whole_halala
 from server.domain.placement import Wants
 from server.domain.providers import AccountState
 from server.domain.queue import Prospect
@@ -133,7 +134,7 @@ class Jobs:
 
     async def dispute(self, job: Job) -> Dispute | None:
         """The dispute about a job; None, without a query, for one without a charge."""
-        if job.bill is None or not job.bill.charge_halala:
+        if job.bill is None or not job.bill.charge_micros:
             return None
         return await self._database.read(lambda: disputes.of_job(job.job_id))
 
@@ -275,7 +276,7 @@ class Jobs:
             renter_id,
             request,
             rate_halala_per_minute=rate,
-            hold_halala=hold,
+            hold_micros=hold,
             limit_ms=limit_ms,
             now_ms=now_ms,
         )
@@ -285,7 +286,7 @@ class Jobs:
             outbox.wallet_changed(renter_id, now_ms)
         offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
         job = _as_offered(job, offers)
-        log.info("submitted job_id=%s state=%s hold_halala=%d", job_id, job.state, hold)
+        log.info("submitted job_id=%s state=%s hold_halala=%s", job_id, job.state, text(hold))
         return job, offers
 
     def _check_open_jobs(self, renter_id: int) -> None:
@@ -422,11 +423,11 @@ def _gone(job: Job, written: int) -> DomainError:
     return DomainError(
         reason,
         f"job {job.job_id} {verb}: {why}; "
-        f"{job.bill.charge_halala} halala were charged and {job.bill.refund_halala} refunded"
+        f"{text(job.bill.charge_micros)} halala were charged and {text(job.bill.refund_micros)} refunded"
         + (f"; the {written} bytes that it wrote are at /output?partial=true" if written else ""),
         status=job.state.value,
         reason=(job.failure_reason or FailureReason.ENGINE_FAILED).value,
-        charged_halala=job.bill.charge_halala,
-        refunded_halala=job.bill.refund_halala,
+        charged_halala=whole_halala(job.bill.charge_micros),
+        refunded_halala=whole_halala(job.bill.refund_micros),
         **({"partial_bytes": written} if written else {}),
     )

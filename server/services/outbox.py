@@ -13,6 +13,7 @@ from typing import Any
 from server.domain import ledger as rules
 from server.domain.disputes import Dispute
 from server.domain.jobs import Bill, FailureReason, Job, JobEvent
+from server.domain.money import micros, whole_halala
 from server.domain.webhooks import WebhookEvent
 from server.store import ledger, webhooks
 from server.store.webhooks import Webhook
@@ -61,12 +62,12 @@ def wallet_changed(renter_id: int, now_ms: int) -> None:
     if webhook is None or webhook.balance_low_halala is None:
         return
     balance = ledger.balance(rules.renter(renter_id))
-    is_low = balance < webhook.balance_low_halala
+    is_low = balance < micros(webhook.balance_low_halala)
     if is_low == webhook.balance_is_low:
         return
     webhooks.set_balance_is_low(renter_id, is_low)
     if is_low:
-        facts = {"balance_halala": balance, "balance_low_halala": webhook.balance_low_halala}
+        facts = {"balance_halala": whole_halala(balance), "balance_low_halala": webhook.balance_low_halala}
         add(webhook, WebhookEvent.BALANCE_LOW, facts, now_ms)
 
 

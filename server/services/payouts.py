@@ -41,20 +41,20 @@ class Payouts:
         through_id = payouts.lock_cursor(provider_id)
         ledger.lock(rules.accounts_of(provider_id))
         found = matured(payouts.after(provider_id, through_id), through_id, self._period(provider_id), now_ms)
-        if amount := found.amount_halala - _refunded(provider_id, through_id, found.amount_halala):
+        if amount := found.amount_micros - _refunded(provider_id, through_id, found.amount_micros):
             ledger.apply([rules.matured_transfer(provider_id, amount)], now_ms)
         payouts.move_cursor(provider_id, found.through_id, found.due_ms)
 
 
-def _refunded(provider_id: int, through_id: int, most_halala: int) -> int:
+def _refunded(provider_id: int, through_id: int, most_micros: int) -> int:
     """How much of the payouts after a locked cursor went into refunds of other jobs, up to a sum.
 
     The oldest payouts bear it, as a debt is repaid first: no younger money matures in their place.
     """
-    if not most_halala or not disputes.any_upheld(provider_id):
+    if not most_micros or not disputes.any_upheld(provider_id):
         return 0
-    is_there = ledger.of_provider(provider_id).maturing_halala
-    return min(most_halala, max(0, payouts.waiting_halala(provider_id, through_id) - is_there))
+    is_there = ledger.of_provider(provider_id).maturing_micros
+    return min(most_micros, max(0, payouts.waiting_micros(provider_id, through_id) - is_there))
 
 
 def settle_debt(provider_id: int, now_ms: int) -> ProviderMoney:

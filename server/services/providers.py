@@ -39,15 +39,15 @@ PAYOUT_TERMS = PayoutTerms()
 
 @dataclass(frozen=True, slots=True)
 class ProviderProfile:
-    """A provider as its owner sees it. Money in halala."""
+    """A provider as its owner sees it. Money in micros."""
 
     provider: ProviderRow
     status: ProviderStatus
     last_heartbeat_ms: int | None
     total_jobs: int
-    earned_halala: int
-    earned_today_halala: int
-    earned_this_week_halala: int
+    earned_micros: int
+    earned_today_micros: int
+    earned_this_week_micros: int
     money: ProviderMoney
     maturing_ms: int | None
     """How long its payouts mature now; None while they do not."""

@@ -10,6 +10,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.mailboxes import refuse_unproven
+from server.domain.money import whole_halala
 from server.domain.providers import AccountState
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services import outbox
@@ -23,12 +24,12 @@ from server.store.renters import RenterRow
 
 @dataclass(frozen=True, slots=True)
 class RenterProfile:
-    """A renter as it sees itself. Money in halala."""
+    """A renter as it sees itself. Money in micros."""
 
     renter: RenterRow
-    balance_halala: int
-    held_halala: int
-    spent_halala: int
+    balance_micros: int
+    held_micros: int
+    spent_micros: int
     total_jobs: int
     recent_jobs: list[Job]
     stored_bytes: int
@@ -72,14 +73,14 @@ class Renters:
 
         return await self._database.read(read)
 
-    async def credit(self, operator: Operator, renter_id: int, amount_halala: int) -> int:
+    async def credit(self, operator: Operator, renter_id: int, amount_micros: int) -> int:
         """Credits a wallet at an operator's request; returns the new balance.
 
         Raises RENTER_NOT_FOUND, RENTER_DELETED.
         """
-        return await self._add(TransferKind.CREDIT, renter_id, amount_halala, operator)
+        return await self._add(TransferKind.CREDIT, renter_id, amount_micros, operator)
 
-    async def top_up(self, renter_id: int, amount_halala: int) -> int:
+    async def top_up(self, renter_id: int, amount_micros: int) -> int:
         """Adds play money to the caller's own wallet; returns the new balance.
 
         Raises SANDBOX_OFF, EMAIL_NOT_VERIFIED, RENTER_DELETED.
@@ -89,10 +90,10 @@ class Renters:
                 Reason.SANDBOX_OFF,
                 "renters cannot top up their own wallets here; ask the operator for a credit",
             )
-        return await self._add(TransferKind.TOPUP, renter_id, amount_halala)
+        return await self._add(TransferKind.TOPUP, renter_id, amount_micros)
 
     async def _add(
-        self, kind: TransferKind, renter_id: int, amount_halala: int, operator: Operator | None = None
+        self, kind: TransferKind, renter_id: int, amount_micros: int, operator: Operator | None = None
     ) -> int:
         now_ms = ms(self._clock)
 
@@ -101,11 +102,12 @@ class Renters:
             if operator is None:
                 refuse_unproven(self._needs_proof, row.email_verified_ms)
             wallet = rules.renter(renter_id)
-            ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
+            ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_micros)], now_ms)
             outbox.wallet_changed(renter_id, now_ms)
             balance = ledger.balance(wallet)  # locked since the transfer, so the old balance follows from it
             if operator is not None:
-                before, after = {"balance_halala": balance - amount_halala}, {"balance_halala": balance}
+                was, is_ = whole_halala(balance - amount_micros), whole_halala(balance)
+                before, after = {"balance_halala": was}, {"balance_halala": is_}
                 operator.note("renter.credit", renter_id, before, after, now_ms)
             return balance
 

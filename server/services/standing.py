@@ -125,11 +125,11 @@ def _facts(provider_ids: Sequence[int], now_ms: int) -> dict[int, Facts]:
     vouched = standing.vouched(provider_ids)
     found = {}
     for row in providers.by_ids(provider_ids):
-        count, paid_halala = independent(owners[row.id], customers[row.id])
+        count, paid_micros = independent(owners[row.id], customers[row.id])
         found[row.id] = Facts(
             age_ms=max(0, now_ms - row.created_ms),
             customers=count,
-            paid_halala=paid_halala,
+            paid_micros=paid_micros,
             checks=checks[row.id],
             checks_passed=passed[row.id],
             record=records[row.id],

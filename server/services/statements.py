@@ -53,7 +53,7 @@ class Statements:
     async def _by_day(self, rows: Callable[[int], list[DayRow]], days: int) -> dict[int, JobMoney]:
         today = day_of(ms(self._clock))
         found = {day: JobMoney() for day in range(today, today - days, -1)}
-        for day, kind, jobs, amount_halala in await self._database.read(lambda: rows(today - days + 1)):
+        for day, kind, jobs, amount_micros in await self._database.read(lambda: rows(today - days + 1)):
             if day in found:  # another server's clock may be slightly ahead of this one's
-                found[day].add(kind, jobs, amount_halala)
+                found[day].add(kind, jobs, amount_micros)
         return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.domain.money import micros
 from server.domain.targets import check_url
 from server.domain.webhooks import MAX_SECRETS, WebhookEvent, rotated, written_secret
 from server.services import outbox
@@ -59,7 +60,7 @@ class Webhooks:
                 url,
                 secret,
                 balance_low_halala=balance_low_halala,
-                balance_is_low=balance_low_halala is not None and balance < balance_low_halala,
+                balance_is_low=balance_low_halala is not None and balance < micros(balance_low_halala),
                 now_ms=now_ms,
             )
             found = webhooks.get(renter_id)

@@ -11,6 +11,7 @@ from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.ledger import ProviderMoney
 from server.domain.mailboxes import refuse_unproven
+from server.domain.money import whole_halala
 from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState, next_state
 from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
@@ -26,7 +27,7 @@ PENDING_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The pending requests, one page of all requests, and the totals by state (count, halala)."""
+    """The pending requests, one page of all requests, and the totals by state (count, micros)."""
 
     pending: list[Withdrawal]
     page: Page[Withdrawal]
@@ -42,8 +43,8 @@ class Withdrawals:
         self._clock = clock
         self._needs_proof = needs_proof
 
-    async def request(self, provider_id: int, amount_halala: int, iban: str) -> tuple[Withdrawal, int]:
-        """Creates a request and reserves its amount; returns it, and what can still be withdrawn, in halala.
+    async def request(self, provider_id: int, amount_micros: int, iban: str) -> tuple[Withdrawal, int]:
+        """Creates a request and reserves its amount; returns it, and what can still be withdrawn, in micros.
 
         Raises WITHDRAWAL_OPEN, EARNINGS_TOO_LOW, PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED,
         EMAIL_NOT_VERIFIED.
@@ -55,12 +56,12 @@ class Withdrawals:
             refuse_shut_out(provider.state)
             refuse_unproven(self._needs_proof, provider.email_verified_ms)
             # The row comes first: of two concurrent requests, the second waits here and is refused.
-            withdrawal = _existing(withdrawals.insert(provider_id, amount_halala, iban, now_ms))
+            withdrawal = _existing(withdrawals.insert(provider_id, amount_micros, iban, now_ms))
             money = settle_debt(provider_id, now_ms)
-            if money.claimable_halala < amount_halala:
-                raise _too_low(money, amount_halala)
+            if money.claimable_micros < amount_micros:
+                raise _too_low(money, amount_micros)
             ledger.apply([rules.withdrawal_transfer(withdrawal)], now_ms)
-            return withdrawal, money.claimable_halala - amount_halala
+            return withdrawal, money.claimable_micros - amount_micros
 
         withdrawal, claimable = await self._database.run(once(reserve, now_ms))
         log.info("requested a withdrawal id=%d provider_id=%d", withdrawal.id, provider_id)
@@ -128,7 +129,7 @@ def _audit_facts(withdrawal: Withdrawal) -> dict[str, object]:
     texts = {"reference": withdrawal.reference, "reason": withdrawal.reason}
     return {
         "status": withdrawal.state.value,
-        "amount_halala": withdrawal.amount_halala,
+        "amount_halala": whole_halala(withdrawal.amount_micros),
         **{name: value for name, value in texts.items() if value is not None},
     }
 
@@ -154,7 +155,8 @@ def _wrong_state(withdrawal: Withdrawal, action: WithdrawalAction) -> DomainErro
 
 
 def _too_low(money: ProviderMoney, required: int) -> DomainError:
-    claimable, maturing = money.claimable_halala, money.maturing_halala
+    claimable, maturing = whole_halala(money.claimable_micros), whole_halala(money.maturing_micros)
+    required = whole_halala(required)
     later = f", or wait: {maturing} halala mature" if maturing else ""
     return DomainError(
         Reason.EARNINGS_TOO_LOW,

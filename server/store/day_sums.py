@@ -28,7 +28,7 @@ _NOBODY = 0
 # Literals, as in the condition of the partial index lease_record.
 _HAS_ENDED = states.is_exactly(Lease.state, LeaseState.ENDED) & (Lease.attempt > pw.SQL("0"))
 _HAS_WORKED = _HAS_ENDED & Lease.outcome.in_(sorted(outcome.value for outcome in WORKED))
-_FIELDS = (DaySum.what, DaySum.day, DaySum.owner_id, DaySum.part, DaySum.number, DaySum.halala)
+_FIELDS = (DaySum.what, DaySum.day, DaySum.owner_id, DaySum.part, DaySum.number, DaySum.micros)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def _spent(*also: Any) -> Any:
     # A job ends when its hold is resolved, and there is an index of these times for jobs only.
     part = _type_of(Hold.job_type)
     return (
-        Job.select(*also, Hold.renter_id, part, _COUNT, pw.fn.SUM(Hold.charge_halala))
+        Job.select(*also, Hold.renter_id, part, _COUNT, pw.fn.SUM(Hold.charge_micros))
         .join(Hold, on=(Hold.job_id == Job.job_id))
         .where(states.is_in(Hold.state, HoldState.POSTED))
         .group_by(Hold.renter_id, part)
@@ -56,7 +56,7 @@ def _spent(*also: Any) -> Any:
 def _earned(*also: Any) -> Any:
     part = _type_of(Transfer.job_type)
     return (
-        Transfer.select(*also, Account.owner_id, part, _COUNT, pw.fn.SUM(Transfer.amount_halala))
+        Transfer.select(*also, Account.owner_id, part, _COUNT, pw.fn.SUM(Transfer.amount_micros))
         .join(Account, on=(Account.id == Transfer.credit_account_id))
         .join(Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Transfer.job_id))
         .where(of_kind(TransferKind.PAYOUT))
@@ -113,7 +113,7 @@ def add_next_day(source: Source, before: int) -> None:
         source.at_ms >= day * DAY_MS, source.at_ms < (day + 1) * DAY_MS
     )
     DaySum.insert_from(rows, _FIELDS).on_conflict_ignore().execute()
-    mark = {"what": source.what, "day": day, "owner_id": _NOBODY, "part": "", "number": 0, "halala": 0}
+    mark = {"what": source.what, "day": day, "owner_id": _NOBODY, "part": "", "number": 0, "micros": 0}
     DaySum.insert(mark).on_conflict_ignore().execute()
 
 
@@ -129,10 +129,10 @@ def _since_ms(source: Source) -> Any:
 
 def added_up(source: Source, owner_id: int, since_day: int) -> list[tuple[int, str, int, int]]:
     """The days of an owner that were added up: the day, the part, the number of facts, and their sum."""
-    query = DaySum.select(DaySum.day, DaySum.part, DaySum.number, DaySum.halala).where(
+    query = DaySum.select(DaySum.day, DaySum.part, DaySum.number, DaySum.micros).where(
         DaySum.what == source.what, DaySum.owner_id == owner_id, DaySum.day >= since_day
     )
-    return [(int(day), part, int(number), int(halala)) for day, part, number, halala in tuples(query)]
+    return [(int(day), part, int(number), int(amount)) for day, part, number, amount in tuples(query)]
 
 
 _number = PreparedQuery(

@@ -31,11 +31,11 @@ def insert(
     renter_id: int,
     provider_id: int,
     reason: str,
-    charge_halala: int,
-    payout_halala: int,
+    charge_micros: int,
+    payout_micros: int,
     payout_id: int,
-    held_halala: int,
-    maturing_halala: int,
+    held_micros: int,
+    maturing_micros: int,
     now_ms: int,
 ) -> None:
     """Inserts a dispute."""
@@ -45,24 +45,24 @@ def insert(
         provider_id=provider_id,
         state=states.first(DISPUTE_TRANSITIONS, DisputeEvent.OPEN),
         reason=reason,
-        charge_halala=charge_halala,
-        payout_halala=payout_halala,
+        charge_micros=charge_micros,
+        payout_micros=payout_micros,
         payout_id=payout_id,
-        held_halala=held_halala,
-        maturing_halala=maturing_halala,
+        held_micros=held_micros,
+        maturing_micros=maturing_micros,
         created_ms=now_ms,
     ).execute()
 
 
 def decide(
-    dispute: Dispute, event: DisputeEvent, note: str, now_ms: int, refund_halala: int | None = None
+    dispute: Dispute, event: DisputeEvent, note: str, now_ms: int, refund_micros: int | None = None
 ) -> bool:
     """Decides a dispute; False if it was decided before."""
     query = db.Dispute.update(
         state=states.after(DISPUTE_TRANSITIONS, event),
         note=note,
         decided_ms=now_ms,
-        refund_halala=refund_halala,
+        refund_micros=refund_micros,
     ).where(db.Dispute.id == dispute.id, states.may(db.Dispute.state, DISPUTE_TRANSITIONS, event))
     return bool(query.execute())
 
@@ -119,7 +119,7 @@ def counts_of_provider(provider_id: int) -> dict[DisputeState, int]:
 
 def taken_of(provider_id: int, first_id: int, last_id: int) -> dict[int, int]:
     """What disputes took of a provider's payouts before they matured, by the payout's transfer."""
-    query = db.Dispute.select(db.Dispute.payout_id, db.Dispute.maturing_halala).where(
+    query = db.Dispute.select(db.Dispute.payout_id, db.Dispute.maturing_micros).where(
         db.Dispute.provider_id == provider_id, db.Dispute.payout_id.between(first_id, last_id)
     )
     return {int(payout_id): int(amount) for payout_id, amount in tuples(query)}
@@ -127,7 +127,7 @@ def taken_of(provider_id: int, first_id: int, last_id: int) -> dict[int, int]:
 
 def taken_after(provider_id: int, payout_id: int) -> int:
     """The sum of what disputes took of a provider's payouts after one before they matured."""
-    query = db.Dispute.select(pw.fn.SUM(db.Dispute.maturing_halala)).where(
+    query = db.Dispute.select(pw.fn.SUM(db.Dispute.maturing_micros)).where(
         db.Dispute.provider_id == provider_id, db.Dispute.payout_id > payout_id
     )
     return int(query.scalar() or 0)
@@ -153,7 +153,7 @@ def of_no_charge(ids: Sequence[int] | None = None) -> list[str]:
     """The disputes, all or some, that differ from the charge and the payout of their jobs, as sentences."""
     debited, credited, taken = db.Account.alias(), db.Account.alias(), db.Transfer.alias()
     from_maturing = (
-        taken.select(pw.fn.COALESCE(pw.fn.SUM(taken.amount_halala), 0))
+        taken.select(pw.fn.COALESCE(pw.fn.SUM(taken.amount_micros), 0))
         .join(db.Account, on=(db.Account.id == taken.debit_account_id))
         .where(
             taken.job_id == db.Dispute.job_id,
@@ -164,11 +164,11 @@ def of_no_charge(ids: Sequence[int] | None = None) -> list[str]:
     agrees = (
         (db.Transfer.kind == TransferKind.PAYOUT.value)
         & (db.Transfer.job_id == db.Dispute.job_id)
-        & (db.Transfer.amount_halala == db.Dispute.payout_halala)
+        & (db.Transfer.amount_micros == db.Dispute.payout_micros)
         & (debited.owner_id == db.Dispute.renter_id)
         & (credited.owner_id == db.Dispute.provider_id)
-        & (db.Hold.charge_halala == db.Dispute.charge_halala)
-        & (db.Dispute.maturing_halala == from_maturing)
+        & (db.Hold.charge_micros == db.Dispute.charge_micros)
+        & (db.Dispute.maturing_micros == from_maturing)
     )
     outer = pw.JOIN.LEFT_OUTER
     query = (
@@ -194,7 +194,7 @@ def of_no_charge(ids: Sequence[int] | None = None) -> list[str]:
 def refunded_of_maturing() -> dict[int, int]:
     """What refunds took from each provider's maturing payouts."""
     query = (
-        db.Transfer.select(db.Account.owner_id, pw.fn.SUM(db.Transfer.amount_halala))
+        db.Transfer.select(db.Account.owner_id, pw.fn.SUM(db.Transfer.amount_micros))
         .join(db.Account, on=(db.Account.id == db.Transfer.debit_account_id))
         .where(
             IS_OF_DISPUTE,
@@ -223,13 +223,13 @@ def _dispute(row: Any) -> Dispute:
         row.provider_id,
         DisputeState(row.state),
         row.reason,
-        row.charge_halala,
-        row.payout_halala,
+        row.charge_micros,
+        row.payout_micros,
         row.payout_id,
-        row.held_halala,
-        row.maturing_halala,
+        row.held_micros,
+        row.maturing_micros,
         row.created_ms,
-        row.refund_halala,
+        row.refund_micros,
         row.note,
         row.decided_ms,
     )

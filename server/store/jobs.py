@@ -25,10 +25,8 @@ from server.domain.jobs import (
     JobState,
     JobType,
 )
-from server.domain.leases import LeaseOutcome
 from server.domain.levels import Unasked
 from server.domain.placement import Wants
-from server.domain.pricing import shares
 from server.store import models as db
 from server.store import states
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
@@ -105,7 +103,7 @@ _insert = PreparedRows(
             "duration_ms",
             "limit_ms",
             "priority",
-            "hold_halala",
+            "hold_micros",
             "rate_halala_per_minute",
             "spec",
             "start_within_ms",
@@ -125,7 +123,8 @@ _finish = PreparedQuery(
             "state",
             "ended_ms",
             "billed_ms",
-            "charge_halala",
+            "charge_micros",
+            "payout_micros",
             "failure_reason",
             "failure_message",
             "content_type",
@@ -157,7 +156,7 @@ def insert(
     request: JobRequest,
     *,
     rate_halala_per_minute: int,
-    hold_halala: int,
+    hold_micros: int,
     limit_ms: int,
     now_ms: int,
 ) -> tuple[Job, int]:
@@ -178,7 +177,7 @@ def insert(
         duration_ms=request.duration_ms,
         limit_ms=limit_ms,
         priority=request.priority,
-        hold_halala=hold_halala,
+        hold_micros=hold_micros,
         rate_halala_per_minute=rate_halala_per_minute,
         spec=spec,
         start_within_ms=request.start_within_ms,
@@ -351,7 +350,8 @@ def finish(
         state=states.stored(state),
         ended_ms=now_ms,
         billed_ms=bill.billed_ms,
-        charge_halala=bill.charge_halala,
+        charge_micros=bill.charge_micros,
+        payout_micros=bill.payout_micros,
         failure_reason=failure_reason.value if failure_reason else None,
         failure_message=failure_message,
         content_type=content_type,
@@ -393,7 +393,7 @@ def job_of(row: Any) -> Job:
         duration_ms=row.duration_ms,
         limit_ms=row.limit_ms,
         priority=row.priority,
-        hold_halala=row.hold_halala,
+        hold_micros=row.hold_micros,
         rate_halala_per_minute=row.rate_halala_per_minute,
         lease_epoch=row.lease_epoch,
         attempt=row.attempt,
@@ -420,9 +420,8 @@ def job_of(row: Any) -> Job:
 
 
 def _bill(row: Any) -> Bill | None:
-    if row.charge_halala is None:
+    if row.charge_micros is None:
         return None
-    payout, fee = shares(row.charge_halala)
-    refund = row.hold_halala - row.charge_halala
+    hold, charge, payout = row.hold_micros, row.charge_micros, row.payout_micros
     assert row.billed_ms is not None
-    return Bill(row.hold_halala, row.charge_halala, refund, payout, fee, row.billed_ms)
+    return Bill(hold, charge, hold - charge, payout, charge - payout, row.billed_ms)

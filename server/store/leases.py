@@ -119,7 +119,7 @@ def counted_open() -> Any:
 def open_value() -> Any:
     """A query of the holds of the open leases of ``arg("provider_id")`` whose jobs named no provider."""
     return (
-        db.Lease.select(pw.fn.SUM(db.Job.hold_halala))
+        db.Lease.select(pw.fn.SUM(db.Job.hold_micros))
         .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
         .where(
             db.Lease.provider_id == arg("provider_id"),

@@ -13,6 +13,7 @@ from server.domain import ledger
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.ledger import AccountKind, HoldState, TransferKind
+from server.domain.money import MAX_BALANCE_HALALA, MAX_BALANCE_MICROS, whole_halala
 from server.store import states
 from server.store.models import Account, Hold, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
@@ -23,7 +24,7 @@ _find = PreparedQuery(
     lambda: Account.select(Account.id).where(Account.kind == arg("kind"), Account.owner_id == arg("owner_id"))
 )
 _balance = PreparedQuery(
-    lambda: Account.select(Account.balance_halala).where(
+    lambda: Account.select(Account.balance_micros).where(
         Account.kind == arg("kind"), Account.owner_id == arg("owner_id")
     )
 )
@@ -31,22 +32,22 @@ _balance = PreparedQuery(
 # statement more, and an id that was kept from another transaction might belong to no row, or to another.
 _subtract = PreparedQuery(
     lambda: (
-        Account.update({Account.balance_halala: Account.balance_halala - arg("amount")})
+        Account.update({Account.balance_micros: Account.balance_micros - arg("amount")})
         .where(
             Account.kind == arg("kind"),
             Account.owner_id == arg("owner_id"),
-            Account.balance_halala >= arg("least"),
+            Account.balance_micros >= arg("least"),
         )
         .returning(Account.id)
     )
 )
 _add = PreparedQuery(
     lambda: (
-        Account.update({Account.balance_halala: Account.balance_halala + arg("amount")})
+        Account.update({Account.balance_micros: Account.balance_micros + arg("amount")})
         .where(
             Account.kind == arg("kind"),
             Account.owner_id == arg("owner_id"),
-            Account.balance_halala <= arg("most"),
+            Account.balance_micros <= arg("most"),
         )
         .returning(Account.id)
     )
@@ -55,7 +56,7 @@ _TRANSFER = (
     Transfer.kind,
     Transfer.debit_account_id,
     Transfer.credit_account_id,
-    Transfer.amount_halala,
+    Transfer.amount_micros,
     Transfer.job_id,
     Transfer.withdrawal_id,
     Transfer.created_ms,
@@ -80,7 +81,7 @@ _insert_hold = PreparedQuery(
         {
             Hold.job_id: arg("job_id"),
             Hold.renter_id: arg("renter_id"),
-            Hold.amount_halala: arg("amount_halala"),
+            Hold.amount_micros: arg("amount_micros"),
             Hold.state: states.stored(HoldState.OPEN),
             Hold.created_ms: arg("created_ms"),
             Hold.job_type: arg("job_type"),
@@ -92,7 +93,7 @@ _resolve_hold = PreparedQuery(
         Hold.update(
             {
                 Hold.state: arg("state"),
-                Hold.charge_halala: arg("charge_halala"),
+                Hold.charge_micros: arg("charge_micros"),
                 Hold.resolved_ms: arg("resolved_ms"),
             }
         )
@@ -108,7 +109,7 @@ _open_holds = PreparedQuery(
 
 
 _balances_of_owner = PreparedQuery(
-    lambda: Account.select(Account.kind, Account.balance_halala).where(
+    lambda: Account.select(Account.kind, Account.balance_micros).where(
         Account.kind.in_([account.kind.value for account in ledger.accounts_of(0)]),
         Account.owner_id == arg("owner_id"),
     )
@@ -116,7 +117,7 @@ _balances_of_owner = PreparedQuery(
 
 
 def balance(account: ledger.Account) -> int:
-    """The balance of an account, in halala; 0 if it never had a transfer."""
+    """The balance of an account, in micros; 0 if it never had a transfer."""
     return int(_balance.value(kind=account.kind.value, owner_id=account.owner_id) or 0)
 
 
@@ -129,16 +130,16 @@ def of_provider(provider_id: int) -> ledger.ProviderMoney:
 
 
 def held_by_all() -> int:
-    """The sum of all open holds, in halala: what all renters' held accounts have."""
+    """The sum of all open holds, in micros: what all renters' held accounts have."""
     is_open = states.is_exactly(Hold.state, HoldState.OPEN)
-    return int(Hold.select(pw.fn.SUM(Hold.amount_halala)).where(is_open).scalar() or 0)
+    return int(Hold.select(pw.fn.SUM(Hold.amount_micros)).where(is_open).scalar() or 0)
 
 
 def totals_of_providers() -> dict[AccountKind, int]:
-    """The sums of the balances of all providers' accounts, by kind, in halala."""
+    """The sums of the balances of all providers' accounts, by kind, in micros."""
     kinds = [account.kind for account in ledger.accounts_of(0)]
     query = (
-        Account.select(Account.kind, pw.fn.SUM(Account.balance_halala))
+        Account.select(Account.kind, pw.fn.SUM(Account.balance_micros))
         .where(Account.kind.in_([kind.value for kind in kinds]))
         .group_by(Account.kind)
     )
@@ -147,8 +148,8 @@ def totals_of_providers() -> dict[AccountKind, int]:
 
 
 def turnover(kind: TransferKind, since_ms: int = 0) -> int:
-    """The sum of all transfers of a kind since a time, in halala."""
-    query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(
+    """The sum of all transfers of a kind since a time, in micros."""
+    query = Transfer.select(pw.fn.SUM(Transfer.amount_micros)).where(
         of_kind(kind), Transfer.created_ms >= since_ms
     )
     return int(query.scalar() or 0)
@@ -182,7 +183,7 @@ def payout_of(job_id: str, provider_id: int, ended_ms: int) -> tuple[int, Accoun
 
 
 def earned_by_all(of_providers: Mapping[AccountKind, int]) -> int:
-    """The sum of all payouts, in halala, less what disputes took back of them.
+    """The sum of all payouts, in micros, less what disputes took back of them.
 
     It is what providers have or owe, what they requested, and what was paid out.
     """
@@ -190,7 +191,7 @@ def earned_by_all(of_providers: Mapping[AccountKind, int]) -> int:
 
 
 def fees_of_all() -> int:
-    """The sum of all fees, in halala, less what disputes took back of them.
+    """The sum of all fees, in micros, less what disputes took back of them.
 
     It is what the platform has, without what renters gave up.
     """
@@ -218,12 +219,12 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
     rows: list[tuple[Any, ...]] = []
     for debit, grouped in groupby(transfers, lambda transfer: transfer.debit):
         together = list(grouped)
-        debit_id = _debit(debit, sum(transfer.amount_halala for transfer in together))
+        debit_id = _debit(debit, sum(transfer.amount_micros for transfer in together))
         for transfer in together:
-            credit_id = _credit(transfer.credit, transfer.amount_halala)
+            credit_id = _credit(transfer.credit, transfer.amount_micros)
             kind = transfer.job_type.value if transfer.job_type is not None else None
             about = (transfer.job_id, transfer.withdrawal_id, now_ms, kind)
-            rows.append((transfer.kind.value, debit_id, credit_id, transfer.amount_halala, *about))
+            rows.append((transfer.kind.value, debit_id, credit_id, transfer.amount_micros, *about))
     if rows:
         names = [field.name for field in _TRANSFER]
         values = {
@@ -232,30 +233,30 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
         _insert_transfers(len(rows)).run(**values)
 
 
-def open_hold(job_id: str, renter_id: int, kind: JobType, amount_halala: int, now_ms: int) -> bool:
+def open_hold(job_id: str, renter_id: int, kind: JobType, amount_micros: int, now_ms: int) -> bool:
     """Holds the highest possible cost of a job; returns whether the renter has a webhook.
 
     Raises INSUFFICIENT_BALANCE with the facts.
     """
-    apply([ledger.hold_transfer(renter_id, amount_halala, job_id)], now_ms)
+    apply([ledger.hold_transfer(renter_id, amount_micros, job_id)], now_ms)
     has_webhook = _insert_hold.value(
         job_id=job_id,
         renter_id=renter_id,
-        amount_halala=amount_halala,
+        amount_micros=amount_micros,
         created_ms=now_ms,
         job_type=kind.value,
     )
     return bool(has_webhook)
 
 
-def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> bool:
+def resolve_hold(job_id: str, charge_micros: int, now_ms: int) -> bool:
     """Posts a hold, or voids it if nothing is charged; returns whether the renter has a webhook.
 
     Raises HOLD_ALREADY_RESOLVED if it is not open.
     """
-    state = HoldState.POSTED if charge_halala else HoldState.VOIDED
+    state = HoldState.POSTED if charge_micros else HoldState.VOIDED
     resolved = _resolve_hold.one(
-        state=states.stored(state), charge_halala=charge_halala, resolved_ms=now_ms, job_id=job_id
+        state=states.stored(state), charge_micros=charge_micros, resolved_ms=now_ms, job_id=job_id
     )
     if resolved is None:
         raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
@@ -299,12 +300,12 @@ def _debit(account: ledger.Account, amount: int) -> int:
 
 
 def _credit(account: ledger.Account, amount: int) -> int:
-    most = 0 if account.kind in ledger.NEVER_POSITIVE else ledger.MAX_BALANCE_HALALA
+    most = 0 if account.kind in ledger.NEVER_POSITIVE else MAX_BALANCE_MICROS
     credited = _moved(_add, account, amount=amount, most=most - amount)
     if credited is None:
         raise DomainError(
             Reason.AMOUNT_TOO_LARGE,
-            f"amount_halala: an account holds at most {ledger.MAX_BALANCE_HALALA} halala; send less",
+            f"amount_halala: an account holds at most {MAX_BALANCE_HALALA} halala; send less",
             field="amount_halala",
         )
     return credited
@@ -321,7 +322,7 @@ def _moved(move: PreparedQuery, account: ledger.Account, **limits: int) -> int |
 
 
 def _insufficient(account: ledger.Account, required: int) -> DomainError:
-    available = balance(account)
+    available, required = whole_halala(balance(account)), -whole_halala(-required)
     return DomainError(
         Reason.INSUFFICIENT_BALANCE,
         f"the wallet has {available} halala and the job holds {required}; "

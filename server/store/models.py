@@ -1,6 +1,6 @@
 """The tables as peewee models. The numbered migrations create the schema; a test compares the two.
 
-Times are milliseconds since 1970, money is halala; both are 64-bit integers.
+Times are milliseconds since 1970, money is micros (server.domain.money); both are 64-bit integers.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Account(Table):
     id = pw.BigAutoField()
     kind = pw.TextField()
     owner_id = pw.BigIntegerField(default=0)
-    balance_halala = pw.BigIntegerField(default=0)
+    balance_micros = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "account"
@@ -133,7 +133,7 @@ class Transfer(Table):
     kind = pw.TextField()
     debit_account_id = pw.BigIntegerField()
     credit_account_id = pw.BigIntegerField()
-    amount_halala = pw.BigIntegerField()
+    amount_micros = pw.BigIntegerField()
     job_id = pw.TextField(null=True)
     withdrawal_id = pw.BigIntegerField(null=True)
     created_ms = pw.BigIntegerField()
@@ -158,7 +158,7 @@ class Checkpoint(Table):
 class CheckpointSum(Table):
     account_id = pw.BigIntegerField()
     checkpoint_id = pw.BigIntegerField()
-    sum_halala = pw.BigIntegerField()
+    sum_micros = pw.BigIntegerField()
 
     class Meta:
         table_name = "checkpoint_sum"
@@ -168,7 +168,7 @@ class CheckpointSum(Table):
 class CheckpointHold(Table):
     checkpoint_id = pw.BigIntegerField()
     job_id = pw.TextField()
-    amount_halala = pw.BigIntegerField()
+    amount_micros = pw.BigIntegerField()
 
     class Meta:
         table_name = "checkpoint_hold"
@@ -178,9 +178,9 @@ class CheckpointHold(Table):
 class Hold(Table):
     job_id = pw.TextField(primary_key=True)
     renter_id = pw.BigIntegerField()
-    amount_halala = pw.BigIntegerField()
+    amount_micros = pw.BigIntegerField()
     state = pw.TextField(default="open")
-    charge_halala = pw.BigIntegerField(null=True)
+    charge_micros = pw.BigIntegerField(null=True)
     created_ms = pw.BigIntegerField()
     resolved_ms = pw.BigIntegerField(null=True)
     job_type = pw.TextField()
@@ -202,7 +202,7 @@ class Job(Table):
     duration_ms = pw.BigIntegerField()
     limit_ms = pw.BigIntegerField()
     priority = pw.IntegerField()
-    hold_halala = pw.BigIntegerField()
+    hold_micros = pw.BigIntegerField()
     rate_halala_per_minute = pw.BigIntegerField()
     spec = pw.TextField()
     lease_epoch = pw.IntegerField(default=0)
@@ -218,7 +218,8 @@ class Job(Table):
     output_truncated = pw.BooleanField(default=False)
     content_type = pw.TextField(default="")
     billed_ms = pw.BigIntegerField(null=True)
-    charge_halala = pw.BigIntegerField(null=True)
+    charge_micros = pw.BigIntegerField(null=True)
+    payout_micros = pw.BigIntegerField(null=True)
     failure_reason = pw.TextField(null=True)
     failure_message = pw.TextField(null=True)
     usage = pw.TextField(null=True)
@@ -251,7 +252,7 @@ class DaySum(Table):
     day = pw.BigIntegerField()
     part = pw.TextField()
     number = pw.BigIntegerField()
-    halala = pw.BigIntegerField()
+    micros = pw.BigIntegerField()
 
     class Meta:
         table_name = "day_sum"
@@ -300,7 +301,7 @@ class Chunk(Table):
 class Withdrawal(Table):
     id = pw.BigAutoField()
     provider_id = pw.BigIntegerField()
-    amount_halala = pw.BigIntegerField()
+    amount_micros = pw.BigIntegerField()
     state = pw.TextField()
     iban = pw.TextField()
     iban_last4 = pw.TextField()
@@ -429,13 +430,13 @@ class Dispute(Table):
     provider_id = pw.BigIntegerField()
     state = pw.TextField()
     reason = pw.TextField()
-    charge_halala = pw.BigIntegerField()
-    payout_halala = pw.BigIntegerField()
+    charge_micros = pw.BigIntegerField()
+    payout_micros = pw.BigIntegerField()
     payout_id = pw.BigIntegerField()
-    held_halala = pw.BigIntegerField()
-    maturing_halala = pw.BigIntegerField()
+    held_micros = pw.BigIntegerField()
+    maturing_micros = pw.BigIntegerField()
     created_ms = pw.BigIntegerField()
-    refund_halala = pw.BigIntegerField(null=True)
+    refund_micros = pw.BigIntegerField(null=True)
     note = pw.TextField(null=True)
     decided_ms = pw.BigIntegerField(null=True)
 
@@ -467,7 +468,7 @@ class ProviderStanding(Table):
     missing = pw.TextField(default="[]")
     lifted_to = pw.TextField(null=True)
     slots = pw.BigIntegerField(null=True)
-    value_halala = pw.BigIntegerField(null=True)
+    value_micros = pw.BigIntegerField(null=True)
     is_checked = pw.BooleanField(default=True)
     since_ms = pw.BigIntegerField()
     due_ms = pw.BigIntegerField(null=True, default=0)
@@ -480,7 +481,7 @@ class ProviderStanding(Table):
 class ProviderCustomer(Table):
     provider_id = pw.BigIntegerField()
     renter_id = pw.BigIntegerField()
-    paid_halala = pw.BigIntegerField()
+    paid_micros = pw.BigIntegerField()
 
     class Meta:
         table_name = "provider_customer"

@@ -26,7 +26,7 @@ def due(now_ms: int, limit: int) -> list[int]:
         .join(MaturedPayouts, pw.JOIN.LEFT_OUTER, on=(MaturedPayouts.provider_id == Account.owner_id))
         .where(
             Account.kind == AccountKind.PROVIDER_MATURING.value,
-            Account.balance_halala > 0,
+            Account.balance_micros > 0,
             (due_ms <= now_ms) | (due_ms > now_ms + LOOK_AGAIN_MS),
         )
         .order_by(due_ms, Account.owner_id)
@@ -42,8 +42,8 @@ def with_debt(limit: int) -> list[int]:
         .join(own, on=((own.owner_id == Account.owner_id) & (own.kind == AccountKind.PROVIDER.value)))
         .where(
             Account.kind == AccountKind.PROVIDER_DEBT.value,
-            Account.balance_halala < 0,
-            own.balance_halala > 0,
+            Account.balance_micros < 0,
+            own.balance_micros > 0,
         )
         .order_by(Account.owner_id)
     )
@@ -75,7 +75,7 @@ def after(provider_id: int, through_id: int) -> list[Payout]:
     """
     account = account_id(rules.maturing(provider_id))
     query = (
-        Transfer.select(Transfer.id, Transfer.amount_halala, Transfer.created_ms)
+        Transfer.select(Transfer.id, Transfer.amount_micros, Transfer.created_ms)
         .where(Transfer.credit_account_id == account, Transfer.id > through_id)
         .order_by(Transfer.id)
         .limit(BATCH)
@@ -85,10 +85,10 @@ def after(provider_id: int, through_id: int) -> list[Payout]:
     return [Payout(id_, amount - taken.get(id_, 0), at_ms) for id_, amount, at_ms in rows]
 
 
-def waiting_halala(provider_id: int, through_id: int) -> int:
+def waiting_micros(provider_id: int, through_id: int) -> int:
     """The sum of all payouts that ``after`` would give, page by page."""
     account = account_id(rules.maturing(provider_id))
-    query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(
+    query = Transfer.select(pw.fn.SUM(Transfer.amount_micros)).where(
         Transfer.credit_account_id == account, Transfer.id > through_id
     )
     return int(query.scalar() or 0) - disputes.taken_after(provider_id, through_id)

@@ -18,6 +18,7 @@ from server.domain import proof
 from server.domain.disputes import DisputeState
 from server.domain.jobs import FINAL
 from server.domain.ledger import OF_HOLDS, Account, AccountKind, HoldState, Transfer, TransferKind, held
+from server.domain.money import text
 from server.domain.proof import (
     MAX_DISCREPANCIES,
     Checkpoint,
@@ -68,7 +69,7 @@ def prove_changes() -> Proof:
     """
     newest = _newest()
     stored = _stored_accounts(newest, _touched(newest))
-    sums = Sums(elsewhere_halala=-sum(stored.at_checkpoint.values()))
+    sums = Sums(elsewhere_micros=-sum(stored.at_checkpoint.values()))
     sums.balances.update(stored.at_checkpoint)
     if newest is not None:
         sums.count = newest.transfers
@@ -77,9 +78,9 @@ def prove_changes() -> Proof:
     return replace(
         _prove(newest, sums, stored),
         extent=Extent.CHANGES,
-        claimable_halala=totals[AccountKind.PROVIDER],
-        maturing_halala=totals[AccountKind.PROVIDER_MATURING],
-        debt_halala=-totals[AccountKind.PROVIDER_DEBT],
+        claimable_micros=totals[AccountKind.PROVIDER],
+        maturing_micros=totals[AccountKind.PROVIDER_MATURING],
+        debt_micros=-totals[AccountKind.PROVIDER_DEBT],
     )
 
 
@@ -181,7 +182,7 @@ def _accounts() -> dict[int, Account]:
 
 
 def _balances() -> dict[Account, int]:
-    query = db.Account.select(db.Account.kind, db.Account.owner_id, db.Account.balance_halala)
+    query = db.Account.select(db.Account.kind, db.Account.owner_id, db.Account.balance_micros)
     return {Account(AccountKind(kind), owner_id): balance for kind, owner_id, balance in tuples(query)}
 
 
@@ -193,14 +194,14 @@ def _deleted() -> list[int]:
 def _stored_accounts(newest: Any, touched: Any = None) -> _Accounts:
     """The accounts with these ids; all without a query of ids."""
     last = (
-        db.CheckpointSum.select(db.CheckpointSum.sum_halala)
+        db.CheckpointSum.select(db.CheckpointSum.sum_micros)
         .where(db.CheckpointSum.account_id == db.Account.id)
         .order_by(db.CheckpointSum.checkpoint_id.desc())
         .limit(1)
     )
     is_wallet = db.Account.kind == AccountKind.RENTER.value
     query = db.Account.select(
-        db.Account.id, db.Account.kind, db.Account.owner_id, db.Account.balance_halala, last, db.Renter.state
+        db.Account.id, db.Account.kind, db.Account.owner_id, db.Account.balance_micros, last, db.Renter.state
     ).join(db.Renter, pw.JOIN.LEFT_OUTER, on=is_wallet & (db.Renter.id == db.Account.owner_id))
     found = _Accounts({}, {}, {}, [])
     for row_id, kind, owner_id, balance, sum_, state in tuples(
@@ -243,7 +244,7 @@ def _newest() -> Any:
 
 
 def _checkpoint(row: Any, accounts: dict[int, Account]) -> Checkpoint:
-    sums = db.CheckpointSum.select(db.CheckpointSum.account_id, db.CheckpointSum.sum_halala).where(
+    sums = db.CheckpointSum.select(db.CheckpointSum.account_id, db.CheckpointSum.sum_micros).where(
         db.CheckpointSum.checkpoint_id == row.id
     )
     return Checkpoint(
@@ -264,7 +265,7 @@ def _checkpoints(accounts: dict[int, Account]) -> Iterator[Checkpoint]:
 
 def _held_at(newest: Any) -> dict[str, int]:
     """What remained of each open hold at a checkpoint."""
-    holds = db.CheckpointHold.select(db.CheckpointHold.job_id, db.CheckpointHold.amount_halala)
+    holds = db.CheckpointHold.select(db.CheckpointHold.job_id, db.CheckpointHold.amount_micros)
     return dict(tuples(holds.where(db.CheckpointHold.checkpoint_id == newest.id)))
 
 
@@ -285,7 +286,7 @@ def _sums_at(newest: Any, stored: _Accounts) -> Sums:
 
 def _add_since(sums: Sums, after: int, accounts: dict[int, Account]) -> None:
     """Adds what the transfers after an id add up to; the database does the adding."""
-    amount, since = db.Transfer.amount_halala, db.Transfer.id > after
+    amount, since = db.Transfer.amount_micros, db.Transfer.id > after
     sums.count += db.Transfer.select().where(since).count()
     total = pw.fn.SUM(amount)
     for column, sign in ((db.Transfer.debit_account_id, -1), (db.Transfer.credit_account_id, 1)):
@@ -316,7 +317,7 @@ def _add_since(sums: Sums, after: int, accounts: dict[int, Account]) -> None:
     for account_id, job_id, value in tuples(forfeits):
         sums.forfeit(accounts[account_id], job_id, int(value))
     bad = db.Transfer.select(db.Transfer.kind, amount).where(since, amount <= 0).limit(MAX_DISCREPANCIES)
-    sums.wrong += [f"a {kind} transfer moves {value} halala" for kind, value in tuples(bad)]
+    sums.wrong += [f"a {kind} transfer moves {text(value)} halala" for kind, value in tuples(bad)]
 
 
 def _add_withdrawals(sums: Sums, after: int) -> None:
@@ -325,7 +326,7 @@ def _add_withdrawals(sums: Sums, after: int) -> None:
     of_request, kind = db.Transfer.withdrawal_id, db.Transfer.kind
     for start in range(0, len(ids), _BATCH):
         query = (
-            db.Transfer.select(of_request, kind, pw.fn.SUM(db.Transfer.amount_halala))
+            db.Transfer.select(of_request, kind, pw.fn.SUM(db.Transfer.amount_micros))
             .where(of_request.in_(ids[start : start + _BATCH]))
             .group_by(of_request, kind)
         )
@@ -345,13 +346,13 @@ def _add_disputes(sums: Sums, after: int, job_ids: list[str]) -> None:
     of_job, kind = db.Transfer.job_id, db.Transfer.kind
     for start in range(0, len(job_ids), _BATCH):
         query = (
-            db.Transfer.select(of_job, kind, pw.fn.SUM(db.Transfer.amount_halala))
+            db.Transfer.select(of_job, kind, pw.fn.SUM(db.Transfer.amount_micros))
             .where(of_job.in_(job_ids[start : start + _BATCH]), disputes.IS_OF_DISPUTE)
             .group_by(of_job, kind)
         )
         for job_id, name, value in tuples(query):
             sums.disputed[job_id, TransferKind(name)] += int(value)
-    orphans = db.Transfer.select(of_job, kind, db.Transfer.amount_halala).where(
+    orphans = db.Transfer.select(of_job, kind, db.Transfer.amount_micros).where(
         db.Transfer.id > after,
         disputes.IS_OF_DISPUTE_SINCE,
         of_job.is_null() | of_job.not_in(db.Dispute.select(db.Dispute.job_id)),
@@ -365,7 +366,7 @@ def _wrong_cursors() -> Iterator[str]:
     kind = AccountKind.PROVIDER_MATURING.value
     cursor = pw.fn.COALESCE(db.MaturedPayouts.through_id, 0)
     query = (
-        db.Account.select(db.Account.owner_id, db.Account.balance_halala, cursor)
+        db.Account.select(db.Account.owner_id, db.Account.balance_micros, cursor)
         .join(
             db.MaturedPayouts, pw.JOIN.LEFT_OUTER, on=(db.MaturedPayouts.provider_id == db.Account.owner_id)
         )
@@ -374,17 +375,18 @@ def _wrong_cursors() -> Iterator[str]:
     )
     refunded = disputes.refunded_of_maturing()
     for provider_id, balance, through_id in list(tuples(query)):
-        waiting = payouts.waiting_halala(provider_id, through_id)
+        waiting = payouts.waiting_micros(provider_id, through_id)
         if not 0 <= waiting - balance <= refunded.get(provider_id, 0):
-            yield f"provider {provider_id} has {balance} halala maturing and payouts of {waiting} wait"
+            has, of = text(balance), text(waiting)
+            yield f"provider {provider_id} has {has} halala maturing and payouts of {of} wait"
 
 
 def _wrong_charges() -> Iterator[str]:
     """What left a renter's held account for providers and the platform is the sum of its posted holds."""
-    charge, kinds = pw.fn.SUM(db.Hold.charge_halala), (TransferKind.PAYOUT.value, TransferKind.FEE.value)
+    charge, kinds = pw.fn.SUM(db.Hold.charge_micros), (TransferKind.PAYOUT.value, TransferKind.FEE.value)
     posted = db.Hold.select(db.Hold.renter_id, charge).where(states.is_in(db.Hold.state, HoldState.POSTED))
     charged = {held(owner): int(total) for owner, total in tuples(posted.group_by(db.Hold.renter_id))}
-    moved = db.Transfer.select(db.Transfer.debit_account_id, pw.fn.SUM(db.Transfer.amount_halala)).where(
+    moved = db.Transfer.select(db.Transfer.debit_account_id, pw.fn.SUM(db.Transfer.amount_micros)).where(
         db.Transfer.kind.in_(kinds)
     )
     accounts, by_account = _accounts(), moved.group_by(db.Transfer.debit_account_id)
@@ -392,7 +394,7 @@ def _wrong_charges() -> Iterator[str]:
     for account in sorted({*charged, *paid}):
         if charged.get(account, 0) != paid.get(account, 0):
             yield (
-                f"{account.kind} {account.owner_id} paid {paid.get(account, 0)} halala for jobs, "
+                f"{account.kind} {account.owner_id} paid {text(paid.get(account, 0))} halala for jobs, "
                 f"and the charges of its holds are {charged.get(account, 0)}"
             )
 
@@ -403,7 +405,7 @@ def _is_of_hold() -> Any:
 
 def _holds() -> Any:
     return db.Hold.select(
-        db.Hold.job_id, db.Hold.renter_id, db.Hold.amount_halala, db.Hold.state, db.Job.state
+        db.Hold.job_id, db.Hold.renter_id, db.Hold.amount_micros, db.Hold.state, db.Job.state
     ).join(db.Job, pw.JOIN.LEFT_OUTER, on=(db.Job.job_id == db.Hold.job_id))
 
 
@@ -443,7 +445,7 @@ def _transfers(
         db.Transfer.kind,
         db.Transfer.debit_account_id,
         db.Transfer.credit_account_id,
-        db.Transfer.amount_halala,
+        db.Transfer.amount_micros,
         db.Transfer.job_id,
         db.Transfer.withdrawal_id,
         db.Transfer.created_ms,

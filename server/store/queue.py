@@ -107,7 +107,7 @@ def _takeable(rows: Any) -> Any:
         pw.SQL(_KIND) == arg("kind"),
         pw.SQL(_need()) == arg("need"),
         job.start_by_ms > arg("now_ms"),
-        job.named_provider_id.is_null(False) | (job.hold_halala <= arg("value_left_halala")),
+        job.named_provider_id.is_null(False) | (job.hold_micros <= arg("value_left_micros")),
         ~pw.fn.EXISTS(lately),
     )
     ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
@@ -149,7 +149,7 @@ def next_queued(
         "provider_id": candidate.provider_id,
         "now_ms": now_ms,
         "refused_since_ms": refused_since_ms,
-        "value_left_halala": NEVER if candidate.value_left_halala is None else candidate.value_left_halala,
+        "value_left_micros": NEVER if candidate.value_left_micros is None else candidate.value_left_micros,
     }
     found: list[Job] = []
     for need in _met_by(candidate, resolve):

@@ -36,13 +36,13 @@ SETTLED_MS = 60_000
 # The customers of one provider that an assessment looks at, those that paid most.
 CUSTOMERS_LIMIT = 200
 _CUSTOMERS = (
-    "SELECT * FROM (SELECT provider_customer.provider_id, paid_halala, mailbox, network "
+    "SELECT * FROM (SELECT provider_customer.provider_id, paid_micros, mailbox, network "
     "FROM provider_customer JOIN renter ON renter.id = renter_id "
     "WHERE provider_customer.provider_id = {provider_id} AND renter.state <> {deleted} "
     "AND NOT renter.is_market "
     "AND NOT EXISTS (SELECT 1 FROM dispute WHERE dispute.provider_id = {provider_id} "
     "AND dispute.renter_id = renter.id AND dispute.state = {upheld}) "
-    "ORDER BY paid_halala DESC, renter_id LIMIT {limit}) AS paid_{provider_id}"
+    "ORDER BY paid_micros DESC, renter_id LIMIT {limit}) AS paid_{provider_id}"
 )
 
 
@@ -125,7 +125,7 @@ def read_customers(now_ms: int) -> list[int]:
     _begin()
     ((through_id,),) = tuples(locking(CustomersRead.select(CustomersRead.through_id)))
     query = (
-        Transfer.select(Transfer.id, Transfer.kind, Transfer.job_id, Transfer.amount_halala)
+        Transfer.select(Transfer.id, Transfer.kind, Transfer.job_id, Transfer.amount_micros)
         .where(Transfer.id > through_id, Transfer.created_ms < now_ms - SETTLED_MS)
         .order_by(Transfer.id)
         .limit(BATCH)
@@ -140,9 +140,9 @@ def read_customers(now_ms: int) -> list[int]:
         if provider_id is not None:
             sums[provider_id, renter_id] = sums.get((provider_id, renter_id), 0) + paid[job_id]
     for (provider_id, renter_id), amount in sorted(sums.items()):
-        ProviderCustomer.insert(provider_id=provider_id, renter_id=renter_id, paid_halala=amount).on_conflict(
+        ProviderCustomer.insert(provider_id=provider_id, renter_id=renter_id, paid_micros=amount).on_conflict(
             conflict_target=(ProviderCustomer.provider_id, ProviderCustomer.renter_id),
-            update={ProviderCustomer.paid_halala: ProviderCustomer.paid_halala + amount},
+            update={ProviderCustomer.paid_micros: ProviderCustomer.paid_micros + amount},
         ).execute()
     CustomersRead.update(through_id=rows[-1][0]).execute()
     return sorted({provider_id for provider_id, _ in sums})
@@ -217,7 +217,7 @@ def _columns(found: Assessment) -> dict[str, Any]:
         "missing": json.dumps([[lack.reason.value, lack.has, lack.needs] for lack in found.missing]),
         "lifted_to": found.lifted_to.value if found.lifted_to else None,
         "slots": found.bounds.slots,
-        "value_halala": found.bounds.value_halala,
+        "value_micros": found.bounds.value_micros,
         "is_checked": found.bounds.is_checked,
     }
 
@@ -228,7 +228,7 @@ def _row(row: Any) -> StandingRow:
         Assessment(
             Standing(row.standing),
             tuple(StandingReason(name) for name in row.reasons.split()),
-            Bounds(row.slots, row.value_halala, row.is_checked),
+            Bounds(row.slots, row.value_micros, row.is_checked),
             tuple(Missing(StandingReason(name), has, needs) for name, has, needs in json.loads(row.missing)),
             Standing(row.lifted_to) if row.lifted_to else None,
         ),

@@ -15,7 +15,7 @@ from server.store.day_sums import Source
 from server.store.ledger import account_id, balance, of_kind, payout_accounts
 from server.store.models import Hold, Job, Transfer, tuples
 
-# A day in UTC, counted from 1970; a job type; the number of its jobs; and their sum in halala.
+# A day in UTC, counted from 1970; a job type; the number of its jobs; and their sum in micros.
 DayRow = tuple[int, JobType, int, int]
 # SQL text instead of a parameter: PostgreSQL treats two parameters with one value as different expressions.
 _DAY_MS = pw.SQL(str(DAY_MS))
@@ -44,7 +44,7 @@ def spending(renter_id: int, since_day: int) -> list[DayRow]:
         states.is_exactly(Hold.state, HoldState.POSTED),
         Hold.resolved_ms >= first * DAY_MS,
     )
-    later = _by_day(Hold, own, Hold.resolved_ms, Hold.charge_halala)
+    later = _by_day(Hold, own, Hold.resolved_ms, Hold.charge_micros)
     return _added_up(day_sums.SPENT, renter_id, since_day) + later
 
 
@@ -56,24 +56,24 @@ def earnings(provider_id: int, since_day: int) -> list[DayRow]:
         of_kind(TransferKind.PAYOUT),
         Transfer.created_ms >= first * DAY_MS,
     )
-    later = _by_day(Transfer, payouts, Transfer.created_ms, Transfer.amount_halala)
+    later = _by_day(Transfer, payouts, Transfer.created_ms, Transfer.amount_micros)
     return _added_up(day_sums.EARNED, provider_id, since_day) + later
 
 
 def spent(renter_id: int) -> int:
-    """The sum of the charges of a renter's ended jobs, in halala."""
-    return sum(halala for *_, halala in spending(renter_id, 0))
+    """The sum of the charges of a renter's ended jobs, in micros."""
+    return sum(amount for *_, amount in spending(renter_id, 0))
 
 
 def earned(provider_id: int, *since_day: int) -> list[int]:
-    """The sum of a provider's payouts since each of some days, in halala."""
+    """The sum of a provider's payouts since each of some days, in micros."""
     rows = earnings(provider_id, min(since_day))
-    return [sum(halala for day, _, _, halala in rows if day >= since) for since in since_day]
+    return [sum(amount for day, _, _, amount in rows if day >= since) for since in since_day]
 
 
 def _added_up(source: Source, owner_id: int, since_day: int) -> list[DayRow]:
     found = day_sums.added_up(source, owner_id, since_day)
-    return [(day, JobType(kind), jobs, halala) for day, kind, jobs, halala in found]
+    return [(day, JobType(kind), jobs, amount) for day, kind, jobs, amount in found]
 
 
 def _by_day(rows: Any, where: tuple[Any, ...], at_ms: Any, amount: Any) -> list[DayRow]:
@@ -87,7 +87,7 @@ def _by_day(rows: Any, where: tuple[Any, ...], at_ms: Any, amount: Any) -> list[
         query = rows.select(day, Job.job_type, *sum_of).join(Job, on=(Job.job_id == rows.job_id))
         found = [row for row in found if row[1]]
         found += tuples(query.where(*where, without).group_by(day, Job.job_type))
-    return [(int(day), JobType(kind), int(jobs), int(halala)) for day, kind, jobs, halala in found]
+    return [(int(day), JobType(kind), int(jobs), int(amount)) for day, kind, jobs, amount in found]
 
 
 def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple[Any, ...]]:
@@ -98,9 +98,9 @@ def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple
             Transfer.id,
             Transfer.created_ms,
             Transfer.kind,
-            Transfer.amount_halala * sign,
+            Transfer.amount_micros * sign,
             Transfer.job_id,
-            Hold.charge_halala,
+            Hold.charge_micros,
             Job.job_type,
             Job.model,
         )
@@ -114,8 +114,8 @@ def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple
 
 
 def _moved_after(wallet: int, line_id: int) -> int:
-    """The sum of the changes of a wallet after one of its lines, in halala."""
-    amount = pw.fn.COALESCE(pw.fn.SUM(Transfer.amount_halala), 0)
+    """The sum of the changes of a wallet after one of its lines, in micros."""
+    amount = pw.fn.COALESCE(pw.fn.SUM(Transfer.amount_micros), 0)
     taken, given = (
         Transfer.select(amount).where(side == wallet, Transfer.id > line_id).scalar()
         for side in (Transfer.credit_account_id, Transfer.debit_account_id)
@@ -123,8 +123,8 @@ def _moved_after(wallet: int, line_id: int) -> int:
     return int(taken) - int(given)
 
 
-def _with_balances(rows: list[tuple[Any, ...]], balance_halala: int) -> list[Line]:
-    """The rows as lines; ``balance_halala`` is the balance after the first row, which is the newest."""
+def _with_balances(rows: list[tuple[Any, ...]], balance_micros: int) -> list[Line]:
+    """The rows as lines; ``balance_micros`` is the balance after the first row, which is the newest."""
     lines_ = []
     for line_id, at_ms, kind, amount, job_id, charged, job_type, model in rows:
         lines_.append(
@@ -133,12 +133,12 @@ def _with_balances(rows: list[tuple[Any, ...]], balance_halala: int) -> list[Lin
                 int(at_ms),
                 TransferKind(kind),
                 int(amount),
-                balance_halala,
+                balance_micros,
                 charged,
                 job_id,
                 JobType(job_type) if job_type is not None else None,
                 model,
             )
         )
-        balance_halala -= int(amount)
+        balance_micros -= int(amount)
     return lines_

@@ -38,7 +38,7 @@ _STORED = (
 _GRANTED = (
     ProviderStanding.standing,
     ProviderStanding.slots,
-    ProviderStanding.value_halala,
+    ProviderStanding.value_micros,
     ProviderStanding.is_checked,
 )
 _commitments = PreparedQuery(
@@ -62,7 +62,7 @@ class Commitments(NamedTuple):
     terms: Terms
     used_slots: int
     """Its leases that have not ended."""
-    open_value_halala: int
+    open_value_micros: int
     """The holds of those of their jobs that named no provider."""
     granted: tuple[Standing, Bounds] | None
     """Its standing and what that allows; None before its first assessment."""

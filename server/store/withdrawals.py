@@ -13,12 +13,12 @@ from server.store import models as db
 from server.store import states
 
 
-def insert(provider_id: int, amount_halala: int, iban: str, now_ms: int) -> int:
+def insert(provider_id: int, amount_micros: int, iban: str, now_ms: int) -> int:
     """Inserts a pending request and returns its id. Raises WITHDRAWAL_OPEN while an earlier one is open."""
     try:
         row = db.Withdrawal.insert(
             provider_id=provider_id,
-            amount_halala=amount_halala,
+            amount_micros=amount_micros,
             state=states.stored(WithdrawalState.PENDING),
             iban=iban,
             iban_last4=iban[-4:],
@@ -88,9 +88,9 @@ def open_or_moved_since(transfer_id: int) -> list[Withdrawal]:
 
 
 def totals() -> dict[WithdrawalState, tuple[int, int]]:
-    """The number of requests and their sum in halala, by state."""
+    """The number of requests and their sum in micros, by state."""
     query = db.Withdrawal.select(
-        db.Withdrawal.state, pw.fn.COUNT(db.Withdrawal.id), pw.fn.SUM(db.Withdrawal.amount_halala)
+        db.Withdrawal.state, pw.fn.COUNT(db.Withdrawal.id), pw.fn.SUM(db.Withdrawal.amount_micros)
     ).group_by(db.Withdrawal.state)
     return {WithdrawalState(state): (int(count), int(sum_)) for state, count, sum_ in db.tuples(query)}
 
@@ -99,7 +99,7 @@ def _withdrawal(row: Any) -> Withdrawal:
     return Withdrawal(
         row.id,
         row.provider_id,
-        row.amount_halala,
+        row.amount_micros,
         WithdrawalState(row.state),
         row.iban,
         row.created_ms,

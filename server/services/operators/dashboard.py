@@ -19,7 +19,7 @@ SIGNUP_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Counts and sums of the whole marketplace. Money in halala."""
+    """Counts and sums of the whole marketplace. Money in micros."""
 
     total_providers: int
     online_now: int
@@ -29,10 +29,10 @@ class Figures:
     """GPU model, providers, live providers."""
     signups: list[tuple[str, int, str, int]]
     """Role, id, name, when (ms)."""
-    payout_halala: int
-    fee_halala: int
-    fee_today_halala: int
-    held_halala: int
+    payout_micros: int
+    fee_micros: int
+    fee_today_micros: int
+    held_micros: int
     of_providers: dict[AccountKind, int]
     """The balances of all providers' accounts, by kind."""
     discards_today: int

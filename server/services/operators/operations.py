@@ -48,10 +48,10 @@ class ListedProvider:
 
 @dataclass(frozen=True, slots=True)
 class ListedRenter:
-    """A renter and its wallet's balance, in halala."""
+    """A renter and its wallet's balance, in micros."""
 
     row: RenterRow
-    balance_halala: int
+    balance_micros: int
 
     @property
     def id(self) -> int:

@@ -13,6 +13,7 @@ from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.mailboxes import mailbox
+from server.domain.money import whole_halala
 from server.services.each import each
 from server.services.keys import Credentials
 from server.services.renters import present
@@ -85,7 +86,8 @@ def _refuse_open_jobs(renter_id: int) -> None:
 
 def _give_up_wallet(renter_id: int, forfeit_halala: int, now_ms: int) -> None:
     """Forfeits the balance. The request must name its exact amount, which proves that it was seen."""
-    balance = ledger.balance(rules.renter(renter_id))
+    wallet = ledger.balance(rules.renter(renter_id))
+    balance = whole_halala(wallet)
     if balance != forfeit_halala:
         raise DomainError(
             Reason.BALANCE_LEFT,
@@ -94,5 +96,5 @@ def _give_up_wallet(renter_id: int, forfeit_halala: int, now_ms: int) -> None:
             field="forfeit_balance_halala",
             balance_halala=balance,
         )
-    if balance:
-        ledger.apply([rules.forfeit_transfer(renter_id, balance)], now_ms)
+    if wallet:  # with what is less than a halala
+        ledger.apply([rules.forfeit_transfer(renter_id, wallet)], now_ms)

@@ -32,11 +32,11 @@ PAGE_SIZE = 2 * 1024 * 1024
 
 @dataclass(slots=True)
 class ExportPage:
-    """One page. Money in halala."""
+    """One page. Money in micros."""
 
     renter: RenterRow
-    balance_halala: int
-    held_halala: int
+    balance_micros: int
+    held_micros: int
     webhook: Webhook | None
     keys: list[KeyRow] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)

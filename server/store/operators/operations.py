@@ -46,8 +46,8 @@ def _accounts(model: Any, search: str, before_id: int | None, limit: int) -> Any
 
 
 def wallets(renter_ids: list[int]) -> dict[int, int]:
-    """The balance of each of these renters, in halala; renters without any transfer are left out."""
-    query = db.Account.select(db.Account.owner_id, db.Account.balance_halala).where(
+    """The balance of each of these renters, in micros; renters without any transfer are left out."""
+    query = db.Account.select(db.Account.owner_id, db.Account.balance_micros).where(
         db.Account.kind == AccountKind.RENTER.value, db.Account.owner_id.in_(renter_ids)
     )
     return {int(owner): int(balance) for owner, balance in db.tuples(query)}

@@ -22,6 +22,7 @@ from server.domain.ledger import (
     make_bill,
     settlement,
 )
+from server.domain.money import micros
 from server.domain.proof import Proof, StoredHold, Sums, prove
 from server.domain.withdrawals import OPEN, Withdrawal, WithdrawalAction, WithdrawalState, next_state
 
@@ -37,8 +38,8 @@ class Book:
     deleted: set[int] = field(default_factory=set)
 
     def apply(self, transfer: Transfer) -> None:
-        self.balances[transfer.debit] -= transfer.amount_halala
-        self.balances[transfer.credit] += transfer.amount_halala
+        self.balances[transfer.debit] -= transfer.amount_micros
+        self.balances[transfer.credit] += transfer.amount_micros
         self.transfers.append(transfer)
 
     def credit(self, renter_id: int, amount: int) -> None:
@@ -58,11 +59,11 @@ class Book:
         if not waiting:
             return
         hold = waiting[number % len(waiting)]
-        bill = make_bill(hold.amount_halala, rate, billed_ms)
+        bill = make_bill(hold.amount_micros, rate, billed_ms)
         parties = (hold.renter_id, provider_id, hold.job_id, JobType.BENCHMARK)
         for transfer in settlement(bill, *parties, matures=False):
             self.apply(transfer)
-        state = HoldState.POSTED if bill.charge_halala else HoldState.VOIDED
+        state = HoldState.POSTED if bill.charge_micros else HoldState.VOIDED
         self.holds[hold.job_id] = replace(hold, state=state, job_is_final=True)
 
     def withdraw(self, provider_id: int, amount: int) -> None:
@@ -129,16 +130,16 @@ def test_any_valid_history_is_proven_clean(history: list[tuple[Callable[..., Non
     proof = book.proof()
     open_holds = [hold for hold in book.holds.values() if hold.state is HoldState.OPEN]
     assert proof.discrepancies == ()
-    assert proof.postings_sum_halala == 0
+    assert proof.postings_sum_micros == 0
     assert proof.transfers == len(book.transfers)
-    assert (proof.open_holds, proof.open_holds_halala) == (
+    assert (proof.open_holds, proof.open_holds_micros) == (
         len(open_holds),
-        sum(hold.amount_halala for hold in open_holds),
+        sum(hold.amount_micros for hold in open_holds),
     )
     open_withdrawals = [withdrawal for withdrawal in book.withdrawals.values() if withdrawal.state in OPEN]
-    assert (proof.open_withdrawals, proof.open_withdrawals_halala) == (
+    assert (proof.open_withdrawals, proof.open_withdrawals_micros) == (
         len(open_withdrawals),
-        sum(withdrawal.amount_halala for withdrawal in open_withdrawals),
+        sum(withdrawal.amount_micros for withdrawal in open_withdrawals),
     )
 
 
@@ -183,7 +184,7 @@ def set_withdrawal(number: int, **changes: object) -> Callable[[Book], None]:
 def change_amount(index: int, change: int) -> Callable[[Book], None]:
     def tamper(book: Book) -> None:
         old = book.transfers[index]
-        book.transfers[index] = replace(old, amount_halala=old.amount_halala + change)
+        book.transfers[index] = replace(old, amount_micros=old.amount_micros + change)
 
     return tamper
 
@@ -206,14 +207,14 @@ TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "transfer of nothing": change_amount(2, -1000),
     "transfer gone": lambda book: book.transfers.__delitem__(-1),
     "transfer twice": lambda book: book.transfers.append(book.transfers[-1]),
-    "open hold larger": set_hold("job-2", amount_halala=201),
+    "open hold larger": set_hold("job-2", amount_micros=201),
     "open hold of another renter": set_hold("job-2", renter_id=2),
     "open hold called posted": set_hold("job-2", state=HoldState.POSTED),
     "posted hold called open": set_hold("job-0", state=HoldState.OPEN),
     "job ended but hold open": set_hold("job-2", job_is_final=True),
     "job open but hold resolved": set_hold("job-0", job_is_final=False),
     "reserved up": set_balance(ledger.reserved(7), 1),
-    "open withdrawal larger": set_withdrawal(2, amount_halala=31),
+    "open withdrawal larger": set_withdrawal(2, amount_micros=31),
     "open withdrawal of another provider": set_withdrawal(2, provider_id=8),
     "open withdrawal called paid": set_withdrawal(2, state=WithdrawalState.PAID),
     "paid withdrawal called open": set_withdrawal(0, state=WithdrawalState.PROCESSING),
@@ -246,11 +247,11 @@ def test_tampering_is_found(tampering: str) -> None:
 def test_amounts_swapped_between_two_holds_are_found() -> None:
     """The renter's sum still agrees, so only the replay of each hold finds it."""
     book = Book()
-    book.credit(1, 1000)
-    book.hold(1, 100)
-    book.hold(1, 200)
-    set_hold("job-0", amount_halala=200)(book)
-    set_hold("job-1", amount_halala=100)(book)
+    book.credit(1, micros(1000))
+    book.hold(1, micros(100))
+    book.hold(1, micros(200))
+    set_hold("job-0", amount_micros=micros(200))(book)
+    set_hold("job-1", amount_micros=micros(100))(book)
     assert book.proof().discrepancies == (
         "the hold of job-0 is open and 100 halala of it remain",
         "the hold of job-1 is open and 200 halala of it remain",
@@ -278,6 +279,6 @@ def test_charge_without_a_provider_is_refused() -> None:
 @given(st.integers(1, 10**9), st.integers(1, 10_000), st.integers(0, 10**9))
 def test_settlement_empties_the_hold_exactly(hold: int, rate: int, billed_ms: int) -> None:
     transfers = settlement(make_bill(hold, rate, billed_ms), 1, 7, "job-1", JobType.BENCHMARK, matures=True)
-    assert sum(transfer.amount_halala for transfer in transfers) == hold
+    assert sum(transfer.amount_micros for transfer in transfers) == hold
     assert {transfer.debit for transfer in transfers} == {ledger.held(1)}
-    assert all(transfer.amount_halala > 0 for transfer in transfers)
+    assert all(transfer.amount_micros > 0 for transfer in transfers)

@@ -20,7 +20,7 @@ from server.domain.placement import (
     can_run,
     obstacle,
     rank,
-    value_left_halala,
+    value_left_micros,
 )
 from server.domain.providers import ProviderStatus
 from server.domain.reliability import TrackRecord
@@ -134,16 +134,16 @@ def test_job_that_asks_for_a_standing_goes_to_no_lower_one(
 
 
 def test_value_at_risk_bounds_only_jobs_that_name_no_provider() -> None:
-    full = replace(ABLE, value_left_halala=0)
+    full = replace(ABLE, value_left_micros=0)
     assert obstacle(full, replace(WANTS, unasked=Unasked.BEST)) is Obstacle.VALUE_AT_RISK
     assert obstacle(full, WANTS) is Obstacle.NONE
 
 
 def test_one_job_is_allowed_whatever_it_holds() -> None:
-    assert value_left_halala(500, 0) is None
-    assert value_left_halala(500, 400) == 100
-    assert value_left_halala(500, 900) == -400
-    assert value_left_halala(None, 900) is None
+    assert value_left_micros(500, 0) is None
+    assert value_left_micros(500, 400) == 100
+    assert value_left_micros(500, 900) == -400
+    assert value_left_micros(None, 900) is None
 
 
 def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from server.domain import pricing
 from server.domain.jobs import JobType
 from server.domain.ledger import make_bill
+from server.domain.money import MICROS, micros, text, whole_halala
 
 RATES = st.integers(1, 100_000)
 MINUTES_MS = st.integers(6_000, 1440 * 60_000)
@@ -19,9 +20,9 @@ MAX_COSTS = st.none() | st.integers(1, 10**12)
 def test_example_of_the_contract() -> None:
     hold, limit_ms = pricing.hold_and_limit(150, 3 * 60_000, None)
     bill = make_bill(hold, 150, pricing.billed_ms(75_000, 75_100, limit_ms))
-    assert (hold, limit_ms) == (450, 180_000)
-    assert (bill.charge_halala, bill.refund_halala) == (188, 262)
-    assert (bill.payout_halala, bill.fee_halala) == (141, 47)
+    assert (hold, limit_ms) == (micros(450), 180_000)
+    assert (bill.charge_micros, bill.refund_micros) == (micros(188), micros(262))
+    assert (bill.payout_micros, bill.fee_micros) == (micros(141), micros(47))
 
 
 def test_default_rates_are_those_of_the_contract() -> None:
@@ -50,7 +51,7 @@ def test_default_rates_are_those_of_the_contract() -> None:
     ],
 )
 def test_cost_is_rounded_up_to_a_whole_halala(rate: int, time_ms: int, cost: int) -> None:
-    assert pricing.cost_halala(rate, time_ms) == cost
+    assert pricing.cost_micros(rate, time_ms) == micros(cost)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +70,11 @@ def test_bill_adds_up_and_stays_within_the_hold(
 ) -> None:
     hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
     bill = make_bill(hold, rate, pricing.billed_ms(run_ms, run_ms, limit_ms))
-    assert 0 <= bill.charge_halala <= hold
-    assert bill.charge_halala + bill.refund_halala == hold
-    assert bill.payout_halala + bill.fee_halala == bill.charge_halala
-    assert bill.payout_halala >= 0
-    assert bill.fee_halala >= 0
+    assert 0 <= bill.charge_micros <= hold
+    assert bill.charge_micros + bill.refund_micros == hold
+    assert bill.payout_micros + bill.fee_micros == bill.charge_micros
+    assert bill.payout_micros >= 0
+    assert bill.fee_micros >= 0
 
 
 @given(RATES, MINUTES_MS, MAX_COSTS)
@@ -84,22 +85,22 @@ def test_max_cost_is_never_exceeded_even_by_a_run_to_the_limit(
     assert hold > 0
     assert 0 <= limit_ms <= duration_ms
     # Without the cap by the hold: the time limit is enough to keep the price below the maximum.
-    assert pricing.cost_halala(rate, limit_ms) <= hold
+    assert pricing.cost_micros(rate, limit_ms) <= hold
     if max_cost is not None:
-        assert hold <= max_cost
+        assert hold <= micros(max_cost)
 
 
 @given(RATES, MINUTES_MS, st.integers(1, 10**9))
 def test_limit_under_a_max_cost_is_the_longest_possible(rate: int, duration_ms: int, max_cost: int) -> None:
     hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
     if limit_ms < duration_ms:
-        assert pricing.cost_halala(rate, limit_ms + 1) > hold
+        assert pricing.cost_micros(rate, limit_ms + 1) > hold
 
 
-@given(RATES, st.integers(1, 10**9), TIMES_MS, TIMES_MS)
+@given(RATES, st.integers(1, 10**15), TIMES_MS, TIMES_MS)
 def test_charge_never_decreases_with_time(rate: int, hold: int, one_ms: int, other_ms: int) -> None:
     less, more = sorted((one_ms, other_ms))
-    assert pricing.charge_halala(rate, less, hold) <= pricing.charge_halala(rate, more, hold)
+    assert pricing.charge_micros(rate, less, hold) <= pricing.charge_micros(rate, more, hold)
 
 
 @given(st.integers(0, 10**15))
@@ -107,3 +108,30 @@ def test_provider_gets_three_quarters_and_the_platform_the_rest(charge: int) -> 
     payout, fee = pricing.shares(charge)
     assert payout + fee == charge
     assert abs(payout * 4 - charge * 3) <= 2
+
+
+@given(st.integers(0, 10**9))
+def test_shares_of_a_whole_halala_are_exact_and_none_is_lost(charge: int) -> None:
+    payout, fee = pricing.shares(micros(charge))
+    assert (4 * payout, 4 * fee) == (3 * micros(charge), micros(charge))
+
+
+@given(st.integers(0, 10**15))
+def test_whole_shares_sum_to_the_whole_charge(charge: int) -> None:
+    payout, fee = pricing.whole_shares(charge)
+    assert payout + fee == whole_halala(charge)
+
+
+@given(st.integers(-(10**18), 10**18))
+def test_whole_halala_never_exceed_the_amount(amount: int) -> None:
+    whole = whole_halala(amount)
+    assert abs(micros(whole)) <= abs(amount) < abs(micros(whole)) + MICROS
+    assert whole * amount >= 0
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [(0, "0"), (1, "0.000001"), (30_750_000, "30.75"), (-500_000, "-0.5"), (2_000_000, "2")],
+)
+def test_amounts_are_written_with_as_many_decimals_as_they_need(amount: int, said: str) -> None:
+    assert text(amount) == said

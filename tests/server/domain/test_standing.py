@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.levels import Standing
+from server.domain.money import micros
 from server.domain.reliability import TrackRecord
 from server.domain.standing import (
     DAY_MS,
@@ -27,7 +28,7 @@ from server.domain.standing import (
 PROVEN = Facts(
     age_ms=7 * DAY_MS,
     customers=3,
-    paid_halala=1_000,
+    paid_micros=micros(1_000),
     checks=(True,) * 5,
     checks_passed=5,
     record=TrackRecord(20, 20),
@@ -35,7 +36,7 @@ PROVEN = Facts(
 TRUSTED = Facts(
     age_ms=60 * DAY_MS,
     customers=15,
-    paid_halala=50_000,
+    paid_micros=micros(50_000),
     checks=(True,) * 60,
     checks_passed=60,
     record=TrackRecord(50, 50),
@@ -46,7 +47,7 @@ def test_an_unknown_provider_is_new_with_one_slot_and_learns_what_it_lacks() -> 
     found = assess(Facts())
     assert found.standing is Standing.NEW
     assert found.bounds.slots == 1
-    assert found.bounds.value_halala
+    assert found.bounds.value_micros
     assert found.lifted_to is Standing.PROVEN
     assert {(lack.reason, lack.has, lack.needs) for lack in found.missing} == {
         (StandingReason.TOO_YOUNG, 0, 7),
@@ -77,7 +78,7 @@ def test_without_checks_a_new_provider_has_four_slots_and_needs_none_of_them() -
     [
         {"age_ms": 0},
         {"customers": 2},
-        {"paid_halala": 999},
+        {"paid_micros": micros(999)},
         {"checks_passed": 4},
         {"record": TrackRecord(3, 3)},
     ],
@@ -114,7 +115,7 @@ def test_a_doubt_makes_even_a_trusted_provider_suspect(doubt: dict[str, Any], re
 
 def test_a_suspended_provider_is_banned_and_gets_nothing() -> None:
     found = assess(replace(TRUSTED, is_suspended=True, gpu_contradicts=True))
-    assert (found.standing, found.bounds.slots, found.bounds.value_halala) == (Standing.BANNED, 0, 0)
+    assert (found.standing, found.bounds.slots, found.bounds.value_micros) == (Standing.BANNED, 0, 0)
 
 
 def test_one_failed_check_marks_nobody_and_years_of_honesty_are_no_credit() -> None:
@@ -180,7 +181,7 @@ def test_nothing_is_known_of_a_provider_without_attempts() -> None:
 
 
 def party(*marks: str, paid: int = 500) -> Party:
-    return Party(frozenset(marks), paid)
+    return Party(frozenset(marks), micros(paid))
 
 
 def test_customers_that_share_a_mark_with_the_owner_or_with_each_other_count_once_or_not_at_all() -> None:
@@ -195,7 +196,7 @@ def test_customers_that_share_a_mark_with_the_owner_or_with_each_other_count_onc
         party("mail e", "network 5", paid=99),  # too little
         party(),  # nobody knows who
     ]
-    assert independent(owner, customers) == (2, 1_000 + 1_500)
+    assert independent(owner, customers) == (2, micros(1_000 + 1_500))
 
 
 def test_a_customer_that_joins_the_owner_by_way_of_another_is_none() -> None:

@@ -8,6 +8,7 @@ from server.domain import ledger as rules
 from server.domain.jobs import Job, JobRequest, JobType
 from server.domain.leases import Lease, LeaseRef, LeaseState
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.domain.money import micros
 from server.domain.placement import Candidate, Model
 from server.store import jobs, leases, ledger, providers, renters, sessions
 from server.store.database import Database
@@ -48,7 +49,7 @@ class Rows:
             )
             if halala:
                 wallet = rules.renter(renter_id)
-                ledger.apply([Transfer(TransferKind.CREDIT, EXTERNAL, wallet, halala)], NOW_MS)
+                ledger.apply([Transfer(TransferKind.CREDIT, EXTERNAL, wallet, micros(halala))], NOW_MS)
             return renter_id
 
         return await self._database.run(create)
@@ -71,7 +72,7 @@ class Rows:
                 renter_id,
                 wanted,
                 rate_halala_per_minute=rate,
-                hold_halala=100,
+                hold_micros=micros(100),
                 limit_ms=60_000,
                 now_ms=now_ms,
             )
@@ -82,7 +83,7 @@ class Rows:
         """A queued job with its hold."""
         job_id = await self.job(renter_id)
         await self._database.run(
-            lambda: ledger.open_hold(job_id, renter_id, JobType.BENCHMARK, halala, NOW_MS)
+            lambda: ledger.open_hold(job_id, renter_id, JobType.BENCHMARK, micros(halala), NOW_MS)
         )
         return job_id
 

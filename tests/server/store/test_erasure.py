@@ -24,7 +24,7 @@ async def insert_jobs(database: Database, renter_id: int, provider_id: int, time
         job = {"renter_id": renter_id, "job_type": "benchmark", "state": "failed", "spec": '{"p": 1}'}
         job["image"] = "ghcr.io/acme/secret:1"
         job |= {"start_within_ms": 1, "start_by_ms": 1, "lost_after_ms": 1, "request_digest": "d"}
-        job |= {"duration_ms": 1, "limit_ms": 1, "priority": 2, "hold_halala": 1, "failure_message": "m"}
+        job |= {"duration_ms": 1, "limit_ms": 1, "priority": 2, "hold_micros": 1, "failure_message": "m"}
         lease = {"lease_epoch": 1, "provider_id": provider_id, "session_epoch": 1, "secret_sha256": b""}
         lease |= {"state": "ended", "offered_ms": 1, "detail": "d", "output_limit_bytes": 1}
         chunk = {"lease_epoch": 1, "stream": "log", "seq": 1, "data": b"l"}

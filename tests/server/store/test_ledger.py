@@ -12,7 +12,8 @@ import pytest
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
-from server.domain.ledger import EXTERNAL, MAX_BALANCE_HALALA, Transfer, TransferKind
+from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.domain.money import MAX_BALANCE_MICROS, micros
 from server.domain.withdrawals import Withdrawal, WithdrawalState
 from server.store import ledger, withdrawals
 from server.store.database import Database
@@ -34,7 +35,7 @@ async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
     job_ids = [await rows.job(renter_id) for _ in range(50)]
     outcomes = await asyncio.gather(
         *(
-            database.run(partial(ledger.open_hold, job_id, renter_id, KIND, 100, NOW_MS))
+            database.run(partial(ledger.open_hold, job_id, renter_id, KIND, micros(100), NOW_MS))
             for job_id in job_ids
         ),
         return_exceptions=True,
@@ -46,8 +47,8 @@ async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
         assert error.reason is Reason.INSUFFICIENT_BALANCE
         assert error.facts == {"balance_halala": 99, "required_halala": 100, "shortfall_halala": 1}
     proof = await database.read(prove)
-    assert (proof.discrepancies, proof.open_holds, proof.open_holds_halala) == ((), 19, 1900)
-    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 99
+    assert (proof.discrepancies, proof.open_holds, proof.open_holds_micros) == ((), 19, micros(1900))
+    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == micros(99)
 
 
 async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
@@ -101,7 +102,7 @@ async def test_hold_resolves_once(database: Database, rows: Rows, first: int, se
     with pytest.raises(DomainError) as caught:
         await database.run(lambda: ledger.resolve_hold(job_id, second, NOW_MS))
     assert caught.value.reason is Reason.HOLD_ALREADY_RESOLVED
-    stored = await database.read(lambda: Hold.get_by_id(job_id).charge_halala)
+    stored = await database.read(lambda: Hold.get_by_id(job_id).charge_micros)
     assert stored == first
 
 
@@ -125,7 +126,7 @@ async def test_failed_hold_changes_nothing(database: Database, rows: Rows) -> No
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE transfer SET amount_halala = amount_halala + 1",
+        "UPDATE transfer SET amount_micros = amount_micros + 1",
         "UPDATE transfer SET job_id = NULL",
         "DELETE FROM transfer",
     ],
@@ -142,13 +143,13 @@ async def test_database_itself_refuses_to_change_a_transfer(
 @pytest.mark.parametrize(
     "bad",
     [
-        "UPDATE account SET balance_halala = -1 WHERE kind = 'renter'",
-        "UPDATE hold SET charge_halala = amount_halala + 1",
-        "UPDATE hold SET amount_halala = 0",
+        "UPDATE account SET balance_micros = -1 WHERE kind = 'renter'",
+        "UPDATE hold SET charge_micros = amount_micros + 1",
+        "UPDATE hold SET amount_micros = 0",
         "UPDATE job SET state = 'nowhere'",
-        "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_halala, created_ms) "
+        "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_micros, created_ms) "
         "VALUES ('credit', 1, 1, 5, 0)",
-        "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_halala, created_ms) "
+        "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_micros, created_ms) "
         "VALUES ('credit', 1, 2, -5, 0)",
     ],
 )
@@ -160,7 +161,7 @@ async def test_database_itself_refuses_impossible_amounts(database: Database, ro
 
 async def test_balance_never_exceeds_its_limit(database: Database, rows: Rows) -> None:
     renter_id = await rows.renter(1)
-    too_much = Transfer(TransferKind.CREDIT, EXTERNAL, rules.renter(renter_id), MAX_BALANCE_HALALA)
+    too_much = Transfer(TransferKind.CREDIT, EXTERNAL, rules.renter(renter_id), MAX_BALANCE_MICROS)
     with pytest.raises(DomainError) as caught:
         await database.run(lambda: ledger.apply([too_much], NOW_MS))
     assert caught.value.reason is Reason.AMOUNT_TOO_LARGE
@@ -172,14 +173,14 @@ async def test_balance_never_exceeds_its_limit(database: Database, rows: Rows) -
     ("tamper", "discrepancy"),
     [
         (
-            lambda: Account.update(balance_halala=7).where(Account.kind == "renter").execute(),
-            "stored as 7 halala",
+            lambda: Account.update(balance_micros=7).where(Account.kind == "renter").execute(),
+            "stored as 0.000007 halala",
         ),
-        (lambda: Hold.update(amount_halala=99).execute(), "100 halala of it remain"),
-        (lambda: Hold.update(state="voided", charge_halala=0).execute(), "remain"),
+        (lambda: Hold.update(amount_micros=99).execute(), "100 halala of it remain"),
+        (lambda: Hold.update(state="voided", charge_micros=0).execute(), "remain"),
         (
             lambda: TransferRow.insert(
-                kind="fee", debit_account_id=2, credit_account_id=1, amount_halala=5, created_ms=0
+                kind="fee", debit_account_id=2, credit_account_id=1, amount_micros=5, created_ms=0
             ).execute(),
             "replays to",
         ),
@@ -221,9 +222,9 @@ async def test_settlement_takes_five_statements(sqlite_url: str, monkeypatch: py
         job_id = await rows.held_job(renter_id)
         bill = rules.make_bill(100, 100, 30_000)
         parts = list(rules.settlement(bill, renter_id, provider_id, job_id, KIND, matures=True))
-        await database.run(lambda: ledger.apply([replace(part, amount_halala=1) for part in parts], NOW_MS))
+        await database.run(lambda: ledger.apply([replace(part, amount_micros=1) for part in parts], NOW_MS))
         with recorded(database, monkeypatch) as seen:
-            await database.run(lambda: ledger.apply([replace(p, amount_halala=2) for p in parts], NOW_MS))
+            await database.run(lambda: ledger.apply([replace(p, amount_micros=2) for p in parts], NOW_MS))
         assert len(parts) == 3
         own = [sql for sql, _ in seen if sql not in ("BEGIN IMMEDIATE", "COMMIT")]
         assert [sql.split()[0] for sql in own] == ["UPDATE"] * 4 + ["INSERT"]

@@ -117,14 +117,14 @@ async def test_ledger_of_an_earlier_release_is_kept(new_database_url: str) -> No
         assert (proof.transfers, proof.discrepancies) == (2, ())
         rows = await database.read(lambda: list(Transfer.select().order_by(Transfer.id).tuples()))
         assert rows == [
-            (4, "credit", 1, 3, 70, None, None, 9, None),
-            (6, "hold", 3, 8, 20, "job", None, 9, None),
+            (4, "credit", 1, 3, 70_000_000, None, None, 9, None),
+            (6, "hold", 3, 8, 20_000_000, "job", None, 9, None),
         ]
-        for change in ("UPDATE transfer SET amount_halala = 1", "DELETE FROM transfer"):
+        for change in ("UPDATE transfer SET amount_micros = 1", "DELETE FROM transfer"):
             with pytest.raises(Exception, match="transfers are immutable"):
                 await database.run(partial(execute, database, change))
         for bad in (
-            "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_halala, created_ms) "
+            "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_micros, created_ms) "
             "VALUES ('credit', 1, 999, 5, 0)",
             "DELETE FROM account WHERE id = 3",
             "UPDATE account SET kind = 'purse' WHERE id = 3",
@@ -147,13 +147,13 @@ async def test_accounts_may_owe_only_as_debt_and_keep_what_they_had(new_database
         )
     raw.close()
     async with databases.opened(new_database_url) as database:
-        query = Account.select(Account.id, Account.kind, Account.balance_halala).order_by(Account.id)
+        query = Account.select(Account.id, Account.kind, Account.balance_micros).order_by(Account.id)
         assert await database.read(lambda: list(query.tuples())) == [
-            (101, "external", -70),
-            (103, "provider", 50),
-            (108, "withdrawal", 20),
+            (101, "external", -70_000_000),
+            (103, "provider", 50_000_000),
+            (108, "withdrawal", 20_000_000),
         ]
-        insert = "INSERT INTO account (kind, owner_id, balance_halala) VALUES ('{}', 9, {})"
+        insert = "INSERT INTO account (kind, owner_id, balance_micros) VALUES ('{}', 9, {})"
         for kind, amount in (("provider_maturing", 1), ("provider_disputed", 1), ("provider_debt", -1)):
             await database.run(partial(execute, database, insert.format(kind, amount)))
         for kind, amount in (
@@ -271,7 +271,7 @@ async def test_holds_and_payouts_get_the_types_of_their_jobs_and_past_days_are_c
             [(3, "completed", 1)],
         )
         with pytest.raises(Exception, match="transfers are immutable"):
-            await database.run(partial(execute, database, "UPDATE transfer SET amount_halala = 1"))
+            await database.run(partial(execute, database, "UPDATE transfer SET amount_micros = 1"))
 
 
 def schema(database: Any) -> tuple[set[Any], set[Any]]:
@@ -361,7 +361,7 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
         ),
         ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
         (
-            "SELECT id, amount_halala, created_ms FROM transfer WHERE credit_account_id = 1 AND id > 5 "
+            "SELECT id, amount_micros, created_ms FROM transfer WHERE credit_account_id = 1 AND id > 5 "
             "ORDER BY id LIMIT 9",
             "transfer_credit_amount (credit_account_id=? AND id>?)",
         ),
@@ -371,7 +371,7 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "transfer_amount_of_kind (kind=? AND created_ms=?)",
         ),
         (
-            "SELECT job_id, kind, SUM(amount_halala) FROM transfer WHERE job_id IN ('a', 'b') AND kind IN "
+            "SELECT job_id, kind, SUM(amount_micros) FROM transfer WHERE job_id IN ('a', 'b') AND kind IN "
             "('disputed', 'dispute_returned', 'dispute_refund', 'fee_refund') GROUP BY job_id, kind",
             "transfer_of_dispute",
         ),
@@ -379,7 +379,7 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
         ("SELECT id FROM dispute WHERE provider_id = 1 ORDER BY id DESC", "dispute_of_provider"),
         ("SELECT id FROM dispute WHERE state = 'open' ORDER BY id DESC", "dispute_in_state"),
         (
-            "SELECT maturing_halala FROM dispute WHERE provider_id = 1 AND payout_id BETWEEN 5 AND 9",
+            "SELECT maturing_micros FROM dispute WHERE provider_id = 1 AND payout_id BETWEEN 5 AND 9",
             "dispute_payout",
         ),
         (
@@ -399,11 +399,11 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "job_final (state=?)",
         ),
         (
-            "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'fee' AND created_ms >= 5",
+            "SELECT SUM(amount_micros) FROM transfer WHERE kind = 'fee' AND created_ms >= 5",
             "COVERING INDEX transfer_amount_of_kind",
         ),
         (
-            "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'payout' AND created_ms >= 5 "
+            "SELECT SUM(amount_micros) FROM transfer WHERE kind = 'payout' AND created_ms >= 5 "
             "AND credit_account_id = 1",
             "COVERING INDEX transfer_earned (credit_account_id=? AND created_ms>?)",
         ),

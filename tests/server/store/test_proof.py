@@ -76,26 +76,26 @@ async def test_proof_starts_from_the_newest_checkpoint(
     assert [short.is_balanced, full.is_balanced] == [True, True]
     assert (short.checkpoint_id, full.checkpoint_id) == (2, 2)
     assert (short.transfers_read, full.transfers_read) == (full.transfers - 2 * CHECKPOINT, full.transfers)
-    assert (short.transfers, short.open_holds, short.open_holds_halala, short.postings_sum_halala) == (
+    assert (short.transfers, short.open_holds, short.open_holds_micros, short.postings_sum_micros) == (
         full.transfers,
         full.open_holds,
-        full.open_holds_halala,
+        full.open_holds_micros,
         0,
     )
 
 
 AFTER = f"id = (SELECT MIN(id) FROM transfer WHERE kind = 'hold' AND id > {2 * CHECKPOINT})"
 TAMPERINGS = {
-    "amount changed": f"UPDATE transfer SET amount_halala = amount_halala + 1 WHERE {AFTER}",
+    "amount changed": f"UPDATE transfer SET amount_micros = amount_micros + 1 WHERE {AFTER}",
     "posting deleted": f"DELETE FROM transfer WHERE {AFTER}",
-    "balance changed": "UPDATE account SET balance_halala = balance_halala + 1 WHERE kind = 'platform'",
-    "two balances exchanged": "UPDATE account SET balance_halala = CASE kind WHEN 'platform' "
-    "THEN balance_halala + 1 ELSE balance_halala - 1 END WHERE kind IN ('platform', 'provider')",
-    "sum of a checkpoint changed": "UPDATE checkpoint_sum SET sum_halala = sum_halala + 1 "
+    "balance changed": "UPDATE account SET balance_micros = balance_micros + 1 WHERE kind = 'platform'",
+    "two balances exchanged": "UPDATE account SET balance_micros = CASE kind WHEN 'platform' "
+    "THEN balance_micros + 1 ELSE balance_micros - 1 END WHERE kind IN ('platform', 'provider')",
+    "sum of a checkpoint changed": "UPDATE checkpoint_sum SET sum_micros = sum_micros + 1 "
     "WHERE checkpoint_id = 2",
-    "old sum of a checkpoint changed": "UPDATE checkpoint_sum SET sum_halala = sum_halala + 1 WHERE "
+    "old sum of a checkpoint changed": "UPDATE checkpoint_sum SET sum_micros = sum_micros + 1 WHERE "
     "checkpoint_id = 1 AND account_id NOT IN (SELECT account_id FROM checkpoint_sum WHERE checkpoint_id = 2)",
-    "hold of a checkpoint changed": "UPDATE checkpoint_hold SET amount_halala = 99 WHERE checkpoint_id = 2",
+    "hold of a checkpoint changed": "UPDATE checkpoint_hold SET amount_micros = 99 WHERE checkpoint_id = 2",
     "count of a checkpoint changed": "UPDATE checkpoint SET transfers = transfers + 1 WHERE id = 2",
     "end of a checkpoint changed": "UPDATE checkpoint SET transfer_id = transfer_id + 1 WHERE id = 2",
     "digest of the checkpoint before changed": "UPDATE checkpoint SET sha256 = rows_sha256 WHERE id = 1",
@@ -117,8 +117,8 @@ async def test_tampering_is_found_by_proof_and_by_replay(
 # What the proof of changes does not find while the account does not move: it reads none of it.
 WALLET = "(SELECT id FROM account WHERE kind = 'renter' AND owner_id = 1)"
 UNREAD = {
-    "balance changed": f"UPDATE account SET balance_halala = balance_halala + 1 WHERE id = {WALLET}",
-    "sum changed": f"UPDATE checkpoint_sum SET sum_halala = sum_halala + 1 WHERE account_id = {WALLET} AND "
+    "balance changed": f"UPDATE account SET balance_micros = balance_micros + 1 WHERE id = {WALLET}",
+    "sum changed": f"UPDATE checkpoint_sum SET sum_micros = sum_micros + 1 WHERE account_id = {WALLET} AND "
     f"checkpoint_id = (SELECT MAX(checkpoint_id) FROM checkpoint_sum WHERE account_id = {WALLET})",
 }
 
@@ -142,14 +142,14 @@ async def test_tampering_with_an_account_that_does_not_move_is_found_by_the_proo
 
 LAST = "id = (SELECT MAX(id) FROM transfer)"
 TOUCHED = {
-    "amount changed": f"UPDATE transfer SET amount_halala = amount_halala + 1 WHERE {LAST}",
+    "amount changed": f"UPDATE transfer SET amount_micros = amount_micros + 1 WHERE {LAST}",
     "posting deleted": f"DELETE FROM transfer WHERE {LAST}",
     "balance changed": TAMPERINGS["balance changed"],
-    "balance of open holds changed": "UPDATE account SET balance_halala = balance_halala - 100 "
+    "balance of open holds changed": "UPDATE account SET balance_micros = balance_micros - 100 "
     "WHERE kind = 'renter_held' AND owner_id = 1",
     "old hold closed": "UPDATE hold SET state = 'voided' WHERE job_id = "
     "(SELECT MIN(job_id) FROM hold WHERE state = 'open' AND renter_id = 1)",
-    "hold of the checkpoint changed": "UPDATE checkpoint_hold SET amount_halala = 99 "
+    "hold of the checkpoint changed": "UPDATE checkpoint_hold SET amount_micros = 99 "
     "WHERE checkpoint_id = (SELECT MAX(id) FROM checkpoint)",
 }
 
@@ -169,8 +169,8 @@ async def test_tampering_with_what_moved_or_is_open_is_found_by_the_proof_of_cha
 
 
 HISTORY = {
-    "two amounts exchanged": "UPDATE transfer SET amount_halala = CASE kind WHEN 'payout' "
-    "THEN amount_halala - 1 ELSE amount_halala + 1 END WHERE kind IN ('payout', 'fee') "
+    "two amounts exchanged": "UPDATE transfer SET amount_micros = CASE kind WHEN 'payout' "
+    "THEN amount_micros - 1 ELSE amount_micros + 1 END WHERE kind IN ('payout', 'fee') "
     "AND job_id = (SELECT MIN(job_id) FROM transfer WHERE kind = 'fee')",
     "time changed": "UPDATE transfer SET created_ms = created_ms + 1 WHERE id = 3",
     "credit deleted": "DELETE FROM transfer WHERE id = 1",
@@ -191,7 +191,7 @@ async def test_replay_finds_a_change_of_what_a_checkpoint_covers(
 
 
 CHARGES = {
-    "charge changed": "UPDATE hold SET charge_halala = charge_halala - 1 WHERE {charged}",
+    "charge changed": "UPDATE hold SET charge_micros = charge_micros - 1 WHERE {charged}",
     "hold of another": "UPDATE hold SET renter_id = {other} WHERE {charged}",
     "hold voided": "UPDATE hold SET state = 'voided' WHERE {charged}",
     "fee called a refund": "UPDATE transfer SET kind = 'refund' WHERE kind = 'fee' AND {charged}",
@@ -216,7 +216,7 @@ async def test_checkpoint_is_made_only_of_a_ledger_that_balances(
 ) -> None:
     await trade(database, rows, 10)
     await database.run(
-        partial(execute, database, "UPDATE account SET balance_halala = 1 WHERE kind = 'platform'")
+        partial(execute, database, "UPDATE account SET balance_micros = 1 WHERE kind = 'platform'")
     )
     await proofs.tick()
     assert (await proofs.prove()).checkpoint_id == 0
@@ -278,7 +278,7 @@ async def test_what_the_market_pays_for_checks_is_proved(
     await proofs.tick()
     await fund(database, own)
     for found in await both(database):
-        assert (found.discrepancies, found.canaries_halala, found.postings_sum_halala) == ((), 200, 0)
+        assert (found.discrepancies, found.canaries_micros, found.postings_sum_micros) == ((), 200, 0)
 
 
 async def test_money_for_checks_that_another_renter_got_is_found(

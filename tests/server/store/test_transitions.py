@@ -41,11 +41,11 @@ REF = LeaseRef("job-1", 1, SECRET)
 DISPUTED: dict[str, Any] = {
     "job_id": REF.job_id,
     "reason": "filler",
-    "charge_halala": 10,
-    "payout_halala": 8,
+    "charge_micros": 10,
+    "payout_micros": 8,
     "payout_id": 1,
-    "held_halala": 8,
-    "maturing_halala": 0,
+    "held_micros": 8,
+    "maturing_micros": 0,
 }
 
 
@@ -71,7 +71,7 @@ class Scene:
                 duration_ms=60_000,
                 limit_ms=60_000,
                 priority=2,
-                hold_halala=100,
+                hold_micros=100,
                 rate_halala_per_minute=100,
                 spec="{}",
                 start_within_ms=60_000,
@@ -121,7 +121,7 @@ class Scene:
                 created_ms=NOW_MS,
                 state=state.value,
                 decided_ms=None if is_open else NOW_MS,
-                refund_halala=5 if state is DisputeState.UPHELD else None,
+                refund_micros=5 if state is DisputeState.UPHELD else None,
             ).execute()
 
     def dispute(self) -> dispute_rules.Dispute:
@@ -147,7 +147,7 @@ def submit(scene: Scene) -> None:
         scene.renter_id,
         request,
         rate_halala_per_minute=100,
-        hold_halala=100,
+        hold_micros=100,
         limit_ms=60_000,
         now_ms=NOW_MS,
     )
