@@ -25,7 +25,6 @@ from server.domain.jobs import (
     JobState,
     JobType,
 )
-from server.domain.leases import LeaseOutcome
 from server.domain.levels import Unasked
 from server.domain.placement import Wants
 from server.domain.pricing import shares
