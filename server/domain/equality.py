@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
+from functools import lru_cache
 from itertools import takewhile
 from statistics import fmean
 
 # Words, single digits and signs: about what models write at once.
 _PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\n")
 # Only the beginning is compared: the longer an answer, the likelier is it that chance parted it.
-PIECES = 60
+PIECES, CHARACTERS = 60, 4_000
 # A shorter reference tells nothing: many models answer a question with the same word.
 LEAST_PIECES = 8
 # The shortest run of equal pieces that is aligned: single words are in every answer.
@@ -63,7 +64,11 @@ class Likeness:
 
 def likeness(answer: str, reference: str) -> Likeness | None:
     """How much an answer has in common with a reference; None if the reference is too short to tell."""
-    ours, theirs = _pieces(answer), _pieces(reference)
+    return _likeness(_pieces(answer), _pieces(reference))
+
+
+@lru_cache(maxsize=4096)
+def _likeness(ours: tuple[str, ...], theirs: tuple[str, ...]) -> Likeness | None:
     if len(theirs) < LEAST_PIECES:
         return None
     longest = max(len(ours), len(theirs))
@@ -156,5 +161,5 @@ def _figure(answer: Answer, reference: Answer) -> float:
     return found.figure if found is not None else 0.0
 
 
-def _pieces(text: str) -> list[str]:
-    return _PIECE.findall(text)[:PIECES]
+def _pieces(text: str) -> tuple[str, ...]:
+    return tuple(_PIECE.findall(text[:CHARACTERS])[:PIECES])
