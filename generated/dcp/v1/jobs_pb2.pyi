@@ -1433,6 +1433,11 @@ class Billing(_message.Message):
     PLATFORM_HALALA_FIELD_NUMBER: _builtins.int
     BILLED_SECONDS_FIELD_NUMBER: _builtins.int
     RATE_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    HOLD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    ACTUAL_COST_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    REFUND_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    PROVIDER_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    PLATFORM_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     hold_halala: _builtins.int
     """The hold: the amount reserved when the job was submitted."""
     actual_cost_halala: _builtins.int
@@ -1447,6 +1452,16 @@ class Billing(_message.Message):
     """The billed time, in seconds, to the millisecond."""
     rate_halala_per_minute: _builtins.int
     """The rate, in halala per minute. It was fixed when the job was submitted."""
+    hold_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    actual_cost_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    refund_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    provider_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    platform_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     def __init__(
         self,
         *,
@@ -1457,10 +1472,15 @@ class Billing(_message.Message):
         platform_halala: _builtins.int = ...,
         billed_seconds: _builtins.float = ...,
         rate_halala_per_minute: _builtins.int = ...,
+        hold_micro_halala: _builtins.int = ...,
+        actual_cost_micro_halala: _builtins.int = ...,
+        refund_micro_halala: _builtins.int = ...,
+        provider_micro_halala: _builtins.int = ...,
+        platform_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_cost_halala", b"actual_cost_halala", "billed_seconds", b"billed_seconds", "hold_halala", b"hold_halala", "platform_halala", b"platform_halala", "provider_halala", b"provider_halala", "rate_halala_per_minute", b"rate_halala_per_minute", "refund_halala", b"refund_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_cost_halala", b"actual_cost_halala", "actual_cost_micro_halala", b"actual_cost_micro_halala", "billed_seconds", b"billed_seconds", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "platform_halala", b"platform_halala", "platform_micro_halala", b"platform_micro_halala", "provider_halala", b"provider_halala", "provider_micro_halala", b"provider_micro_halala", "rate_halala_per_minute", b"rate_halala_per_minute", "refund_halala", b"refund_halala", "refund_micro_halala", b"refund_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

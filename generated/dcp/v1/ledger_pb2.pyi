@@ -161,6 +161,15 @@ class ProveLedgerResponse(_message.Message):
     DEBT_HALALA_FIELD_NUMBER: _builtins.int
     CANARIES_HALALA_FIELD_NUMBER: _builtins.int
     EXTENT_FIELD_NUMBER: _builtins.int
+    POSTINGS_SUM_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    OPEN_HOLDS_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    OPEN_WITHDRAWALS_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    CLAIMABLE_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    DISPUTED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    CANARIES_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
     """True if no discrepancy was found."""
     transfers: _builtins.int
@@ -197,6 +206,24 @@ class ProveLedgerResponse(_message.Message):
     """What the market has paid for checks of providers' work, in halala."""
     extent: Global___ProofExtent.ValueType
     """What was read."""
+    postings_sum_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    open_holds_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    open_withdrawals_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    claimable_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    maturing_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    held_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    disputed_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    debt_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    canaries_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The discrepancies, one sentence for each."""
@@ -222,10 +249,19 @@ class ProveLedgerResponse(_message.Message):
         debt_halala: _builtins.int = ...,
         canaries_halala: _builtins.int = ...,
         extent: Global___ProofExtent.ValueType = ...,
+        postings_sum_micro_halala: _builtins.int = ...,
+        open_holds_micro_halala: _builtins.int = ...,
+        open_withdrawals_micro_halala: _builtins.int = ...,
+        claimable_micro_halala: _builtins.int = ...,
+        maturing_micro_halala: _builtins.int = ...,
+        held_micro_halala: _builtins.int = ...,
+        disputed_micro_halala: _builtins.int = ...,
+        debt_micro_halala: _builtins.int = ...,
+        canaries_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "canaries_halala", b"canaries_halala", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "extent", b"extent", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "canaries_halala", b"canaries_halala", "canaries_micro_halala", b"canaries_micro_halala", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "claimable_micro_halala", b"claimable_micro_halala", "debt_halala", b"debt_halala", "debt_micro_halala", b"debt_micro_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "disputed_micro_halala", b"disputed_micro_halala", "extent", b"extent", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "maturing_halala", b"maturing_halala", "maturing_micro_halala", b"maturing_micro_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_holds_micro_halala", b"open_holds_micro_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "open_withdrawals_micro_halala", b"open_withdrawals_micro_halala", "postings_sum_halala", b"postings_sum_halala", "postings_sum_micro_halala", b"postings_sum_micro_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -376,6 +376,14 @@ class Earnings(_message.Message):
     DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
     DEBT_HALALA_FIELD_NUMBER: _builtins.int
     MATURING_HOURS_FIELD_NUMBER: _builtins.int
+    TOTAL_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    CLAIMABLE_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    TODAY_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    THIS_WEEK_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    DISPUTED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     total_halala: _builtins.int
     """The sum of all payouts so far."""
     claimable_halala: _builtins.int
@@ -396,6 +404,22 @@ class Earnings(_message.Message):
     """
     maturing_hours: _builtins.int
     """How long the provider's payouts mature now, in hours. Absent while they do not."""
+    total_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    claimable_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    today_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    this_week_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    maturing_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    held_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    disputed_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    debt_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     def __init__(
         self,
         *,
@@ -408,10 +432,18 @@ class Earnings(_message.Message):
         disputed_halala: _builtins.int = ...,
         debt_halala: _builtins.int = ...,
         maturing_hours: _builtins.int | None = ...,
+        total_micro_halala: _builtins.int = ...,
+        claimable_micro_halala: _builtins.int = ...,
+        today_micro_halala: _builtins.int = ...,
+        this_week_micro_halala: _builtins.int = ...,
+        maturing_micro_halala: _builtins.int = ...,
+        held_micro_halala: _builtins.int = ...,
+        disputed_micro_halala: _builtins.int = ...,
+        debt_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours", "maturing_hours", b"maturing_hours"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "disputed_halala", b"disputed_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "maturing_hours", b"maturing_hours", "this_week_halala", b"this_week_halala", "today_halala", b"today_halala", "total_halala", b"total_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours", "claimable_halala", b"claimable_halala", "claimable_micro_halala", b"claimable_micro_halala", "debt_halala", b"debt_halala", "debt_micro_halala", b"debt_micro_halala", "disputed_halala", b"disputed_halala", "disputed_micro_halala", b"disputed_micro_halala", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "maturing_halala", b"maturing_halala", "maturing_hours", b"maturing_hours", "maturing_micro_halala", b"maturing_micro_halala", "this_week_halala", b"this_week_halala", "this_week_micro_halala", b"this_week_micro_halala", "today_halala", b"today_halala", "today_micro_halala", b"today_micro_halala", "total_halala", b"total_halala", "total_micro_halala", b"total_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__maturing_hours: _TypeAlias = _typing.Literal["maturing_hours"]  # noqa: Y015
     _WhichOneofArgType__maturing_hours: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours"]  # noqa: Y015

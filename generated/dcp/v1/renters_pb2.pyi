@@ -159,6 +159,9 @@ class Renter(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
+    BALANCE_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    SPENT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     balance_halala: _builtins.int
@@ -181,6 +184,12 @@ class Renter(_message.Message):
     """How many bytes may be kept. Absent without a limit."""
     email_verified: _builtins.bool
     """Whether the e-mail address is proven. On a marketplace that sends no mail nothing needs the proof."""
+    balance_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    held_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    spent_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -200,10 +209,13 @@ class Renter(_message.Message):
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int | None = ...,
         email_verified: _builtins.bool = ...,
+        balance_micro_halala: _builtins.int = ...,
+        held_micro_halala: _builtins.int = ...,
+        spent_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "email_verified", b"email_verified", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "balance_micro_halala", b"balance_micro_halala", "created_at", b"created_at", "email", b"email", "email_verified", b"email_verified", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "spent_micro_halala", b"spent_micro_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
     _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015

@@ -183,6 +183,9 @@ class LedgerLine(_message.Message):
     JOB_TYPE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    AMOUNT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    BALANCE_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    CHARGED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The line's id; newer lines have greater ids."""
     kind: Global___TransferKind.ValueType
@@ -201,6 +204,12 @@ class LedgerLine(_message.Message):
     """The model that the job requested."""
     description: _builtins.str
     """A description of the change, for people."""
+    amount_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    balance_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    charged_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the balance changed."""
@@ -218,13 +227,18 @@ class LedgerLine(_message.Message):
         job_type: _builtins.str | None = ...,
         model: _builtins.str | None = ...,
         description: _builtins.str = ...,
+        amount_micro_halala: _builtins.int = ...,
+        balance_micro_halala: _builtins.int = ...,
+        charged_micro_halala: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala", "_job_id", b"_job_id", "_job_type", b"_job_type", "_model", b"_model", "charged_halala", b"charged_halala", "job_id", b"job_id", "job_type", b"job_type", "model", b"model", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala", "_charged_micro_halala", b"_charged_micro_halala", "_job_id", b"_job_id", "_job_type", b"_job_type", "_model", b"_model", "charged_halala", b"charged_halala", "charged_micro_halala", b"charged_micro_halala", "job_id", b"job_id", "job_type", b"job_type", "model", b"model", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala", "_job_id", b"_job_id", "_job_type", b"_job_type", "_model", b"_model", "amount_halala", b"amount_halala", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "description", b"description", "id", b"id", "job_id", b"job_id", "job_type", b"job_type", "kind", b"kind", "model", b"model", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala", "_charged_micro_halala", b"_charged_micro_halala", "_job_id", b"_job_id", "_job_type", b"_job_type", "_model", b"_model", "amount_halala", b"amount_halala", "amount_micro_halala", b"amount_micro_halala", "balance_halala", b"balance_halala", "balance_micro_halala", b"balance_micro_halala", "charged_halala", b"charged_halala", "charged_micro_halala", b"charged_micro_halala", "description", b"description", "id", b"id", "job_id", b"job_id", "job_type", b"job_type", "kind", b"kind", "model", b"model", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__charged_halala: _TypeAlias = _typing.Literal["charged_halala"]  # noqa: Y015
     _WhichOneofArgType__charged_halala: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala"]  # noqa: Y015
+    _WhichOneofReturnType__charged_micro_halala: _TypeAlias = _typing.Literal["charged_micro_halala"]  # noqa: Y015
+    _WhichOneofArgType__charged_micro_halala: _TypeAlias = _typing.Literal["_charged_micro_halala", b"_charged_micro_halala"]  # noqa: Y015
     _WhichOneofReturnType__job_id: _TypeAlias = _typing.Literal["job_id"]  # noqa: Y015
     _WhichOneofArgType__job_id: _TypeAlias = _typing.Literal["_job_id", b"_job_id"]  # noqa: Y015
     _WhichOneofReturnType__job_type: _TypeAlias = _typing.Literal["job_type"]  # noqa: Y015
@@ -233,6 +247,8 @@ class LedgerLine(_message.Message):
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__charged_halala) -> _WhichOneofReturnType__charged_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__charged_micro_halala) -> _WhichOneofReturnType__charged_micro_halala | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_id) -> _WhichOneofReturnType__job_id | None: ...
     @_typing.overload
@@ -351,10 +367,13 @@ class GetOwnSpendingResponse(_message.Message):
     SPENT_HALALA_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     BY_JOB_TYPE_FIELD_NUMBER: _builtins.int
+    SPENT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     spent_halala: _builtins.int
     """The sum of the charges on these days, in halala."""
     jobs: _builtins.int
     """The number of jobs in this sum."""
+    spent_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DaySpending]:
         """All days, newest first, including days without spending."""
@@ -370,10 +389,11 @@ class GetOwnSpendingResponse(_message.Message):
         spent_halala: _builtins.int = ...,
         jobs: _builtins.int = ...,
         by_job_type: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        spent_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "days", b"days", "jobs", b"jobs", "spent_halala", b"spent_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "days", b"days", "jobs", b"jobs", "spent_halala", b"spent_halala", "spent_micro_halala", b"spent_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,12 +429,15 @@ class DaySpending(_message.Message):
     SPENT_HALALA_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     BY_JOB_TYPE_FIELD_NUMBER: _builtins.int
+    SPENT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     date: _builtins.str
     """The UTC day, in the form `2026-01-31`."""
     spent_halala: _builtins.int
     """The sum of the charges of the day, in halala."""
     jobs: _builtins.int
     """The number of jobs in this sum."""
+    spent_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def by_job_type(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The same sum by job type, in halala."""
@@ -426,10 +449,11 @@ class DaySpending(_message.Message):
         spent_halala: _builtins.int = ...,
         jobs: _builtins.int = ...,
         by_job_type: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        spent_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "date", b"date", "jobs", b"jobs", "spent_halala", b"spent_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "date", b"date", "jobs", b"jobs", "spent_halala", b"spent_halala", "spent_micro_halala", b"spent_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,6 +517,11 @@ class GetOwnEarningsResponse(_message.Message):
     MATURING_HALALA_FIELD_NUMBER: _builtins.int
     HELD_HALALA_FIELD_NUMBER: _builtins.int
     DEBT_HALALA_FIELD_NUMBER: _builtins.int
+    EARNED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    CLAIMABLE_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     earned_halala: _builtins.int
     """The sum of the payouts on these days, in halala."""
     jobs: _builtins.int
@@ -505,6 +534,16 @@ class GetOwnEarningsResponse(_message.Message):
     """Disputed payouts and the open withdrawal request, in halala."""
     debt_halala: _builtins.int
     """What the provider owes, in halala."""
+    earned_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    claimable_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    maturing_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    held_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    debt_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayEarnings]:
         """All days, newest first, including days without earnings."""
@@ -524,10 +563,15 @@ class GetOwnEarningsResponse(_message.Message):
         maturing_halala: _builtins.int = ...,
         held_halala: _builtins.int = ...,
         debt_halala: _builtins.int = ...,
+        earned_micro_halala: _builtins.int = ...,
+        claimable_micro_halala: _builtins.int = ...,
+        maturing_micro_halala: _builtins.int = ...,
+        held_micro_halala: _builtins.int = ...,
+        debt_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "claimable_halala", b"claimable_halala", "days", b"days", "debt_halala", b"debt_halala", "earned_halala", b"earned_halala", "held_halala", b"held_halala", "jobs", b"jobs", "maturing_halala", b"maturing_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "claimable_halala", b"claimable_halala", "claimable_micro_halala", b"claimable_micro_halala", "days", b"days", "debt_halala", b"debt_halala", "debt_micro_halala", b"debt_micro_halala", "earned_halala", b"earned_halala", "earned_micro_halala", b"earned_micro_halala", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "jobs", b"jobs", "maturing_halala", b"maturing_halala", "maturing_micro_halala", b"maturing_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,12 +607,15 @@ class DayEarnings(_message.Message):
     EARNED_HALALA_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     BY_JOB_TYPE_FIELD_NUMBER: _builtins.int
+    EARNED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     date: _builtins.str
     """The UTC day, in the form `2026-01-31`."""
     earned_halala: _builtins.int
     """The sum of the payouts of the day, in halala."""
     jobs: _builtins.int
     """The number of jobs in this sum."""
+    earned_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def by_job_type(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The same sum by job type, in halala."""
@@ -580,10 +627,11 @@ class DayEarnings(_message.Message):
         earned_halala: _builtins.int = ...,
         jobs: _builtins.int = ...,
         by_job_type: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        earned_micro_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "date", b"date", "earned_halala", b"earned_halala", "jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "date", b"date", "earned_halala", b"earned_halala", "earned_micro_halala", b"earned_micro_halala", "jobs", b"jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from dcp.v1 import disputes_pb2 as pb
 from dcp.v1 import privacy_pb2 as privacy
 
 from server.domain.disputes import EVIDENCE_BYTES, MAX_OPEN_DISPUTES
+from server.domain.money import micros
 from server.domain.payouts import PayoutTerms
 from server.store import proof
 from server.store.models import Renter
@@ -199,7 +200,7 @@ async def test_upheld_dispute_refunds_both_parts(waiting_market: Market) -> None
     assert await market.wallet(scene.renter) == (20_000, 0)
     assert await scene.purse() == (0, 0, 0)
     figures = await market.server.services.dashboard.figures()
-    assert (figures.payout_halala, figures.fee_halala) == (0, 0)
+    assert (figures.payout_micros, figures.fee_micros) == (0, 0)
     request = statements_pb2.ListOwnLedgerRequest()
     statement = await market.statement_service.ListOwnLedger(request, metadata=scene.renter.metadata)
     assert {(line.amount_halala, line.description) for line in statement.lines[:2]} == {
@@ -236,7 +237,7 @@ async def test_refund_of_withdrawn_money_is_a_debt_that_later_payouts_repay(any_
     assert await market.wallet(scene.renter) == (20_000, 0)
     assert (await scene.purse(), await scene.debt()) == ((0, 0, 0), 2000)
     proof = await market.server.services.proofs.prove()
-    assert (proof.is_balanced, proof.debt_halala) == (True, 2000)
+    assert (proof.is_balanced, proof.debt_micros) == (True, micros(2000))
     await scene.job()
     assert (await scene.purse(), await scene.debt()) == ((250, 0, 0), 2000)  # shown without the debt
     found = await refusal(withdraw(market, scene.provider, 1000))
@@ -327,16 +328,16 @@ async def test_refund_of_a_deleted_renter_goes_to_the_platform(any_market: Marke
     assert await scene.purse() == (0, 0, 0)
     await market.assert_money_adds_up()
     figures = await market.server.services.dashboard.figures()
-    assert (figures.payout_halala, figures.fee_halala) == (0, 0)
+    assert (figures.payout_micros, figures.fee_micros) == (0, 0)
 
 
 TAMPERINGS = {
     "renter": "UPDATE dispute SET renter_id = {other} WHERE state = '{state}'",
     "provider": "UPDATE dispute SET provider_id = {another} WHERE state = '{state}'",
-    "charge": "UPDATE dispute SET charge_halala = charge_halala + 1 WHERE state = '{state}'",
-    "payout": "UPDATE dispute SET payout_halala = payout_halala + 1 WHERE state = '{state}'",
+    "charge": "UPDATE dispute SET charge_micros = charge_micros + 1 WHERE state = '{state}'",
+    "payout": "UPDATE dispute SET payout_micros = payout_micros + 1 WHERE state = '{state}'",
     "transfer of the payout": "UPDATE dispute SET payout_id = payout_id + 1 WHERE state = '{state}'",
-    "maturing part": "UPDATE dispute SET maturing_halala = maturing_halala - 1 WHERE state = '{state}'",
+    "maturing part": "UPDATE dispute SET maturing_micros = maturing_micros - 1 WHERE state = '{state}'",
 }
 
 

@@ -128,8 +128,8 @@ async def test_job_ends_once_when_several_events_end_it_at_once(
                 assert len(kinds) == len(set(kinds)), f"{job_id} moved money twice: {kinds}"
                 hold = Hold.get_by_id(job_id)
                 assert job.bill is not None
-                assert hold.charge_halala == job.bill.charge_halala
-                found.append((job.state, hold.state, hold.charge_halala))
+                assert hold.charge_micros == job.bill.charge_micros
+                found.append((job.state, hold.state, hold.charge_micros))
             return found
 
         ended = await market.server._database.read(read)
@@ -139,7 +139,7 @@ async def test_job_ends_once_when_several_events_end_it_at_once(
         assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
         assert len({state for state, _, _ in ended}) > 1, "only one kind of end ever won: nothing raced"
         proof = await market.server.services.proofs.prove()
-        assert (proof.discrepancies, proof.open_holds, proof.postings_sum_halala) == ((), 0, 0)
+        assert (proof.discrepancies, proof.open_holds, proof.postings_sum_micros) == ((), 0, 0)
         balance, held_halala = await market.wallet(renter)
         assert held_halala == 0
         assert balance == 450 * JOBS - sum(charge for _, _, charge in ended)

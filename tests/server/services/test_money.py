@@ -10,6 +10,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from dcp.v1.jobs_pb2 import Job
 from dcp.v1.sessions_pb2 import Lease
 
+from server.domain.money import micros
 from tests.support.running_server import Daemon, Market, Party
 
 
@@ -36,6 +37,11 @@ async def test_example_of_the_contract(any_market: Market) -> None:
         refund_halala=262,
         provider_halala=141,
         platform_halala=47,
+        hold_micro_halala=micros(450),
+        actual_cost_micro_halala=micros(188),
+        refund_micro_halala=micros(262),
+        provider_micro_halala=micros(141),
+        platform_micro_halala=micros(47),
         billed_seconds=75,
         rate_halala_per_minute=150,
     )

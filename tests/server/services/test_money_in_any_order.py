@@ -27,6 +27,7 @@ from server.domain.disputes import DisputeEvent
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobEvent, JobRequest, JobType
 from server.domain.ledger import TransferKind
+from server.domain.money import micros
 from server.domain.payouts import HOUR_MS, PayoutTerms
 from server.domain.withdrawals import WithdrawalAction
 from server.services.disputes import Disputes
@@ -47,7 +48,7 @@ from tests.support.manual_clock import ManualClock
 
 OPERATOR = Operator("admin", "request")
 RATE, LIMIT_MS = 100, 100 * 60_000
-HOLD = 10_000
+HOLD = micros(10_000)
 IBAN = "SA0380000000608010167519"
 TERMS = PayoutTerms(proven_hours=24, new_hours=24, dispute_days=3)
 # What a step may be refused with, as somebody could ask for it at that time.
@@ -101,7 +102,7 @@ class Play:
 
         def work() -> None:
             request = JobRequest(JobType.BENCHMARK, LIMIT_MS)
-            rate = {"rate_halala_per_minute": RATE, "hold_halala": HOLD, "limit_ms": LIMIT_MS}
+            rate = {"rate_halala_per_minute": RATE, "hold_micros": HOLD, "limit_ms": LIMIT_MS}
             jobs.insert(job_id, renter_id, request, **rate, now_ms=now_ms)
             ledger.open_hold(job_id, renter_id, JobType.BENCHMARK, HOLD, now_ms)
             running = {"state": "running", "provider_id": provider_id, "started_ms": now_ms}
@@ -120,7 +121,7 @@ class Play:
         await self.payouts.tick()
 
     async def withdraw(self, provider: int, halala: int) -> None:
-        await self.withdrawals.request(self.providers[provider], halala, IBAN)
+        await self.withdrawals.request(self.providers[provider], micros(halala), IBAN)
 
     async def end_withdrawal(self, number: int, action: WithdrawalAction) -> None:
         if ids := await self._ids(Withdrawal):
@@ -135,7 +136,7 @@ class Play:
     async def decide(self, number: int, event: DisputeEvent, percent: int) -> None:
         if ids := await self._ids(Dispute):
             dispute_id = ids[number % len(ids)]
-            charge = await self.database.read(lambda: int(Dispute.get_by_id(dispute_id).charge_halala))
+            charge = await self.database.read(lambda: int(Dispute.get_by_id(dispute_id).charge_micros))
             refund = max(1, charge * percent // 100) if event is DisputeEvent.UPHOLD else None
             await self.disputes.decide(OPERATOR, dispute_id, event, "seen", refund)
 
@@ -153,28 +154,28 @@ class Play:
     async def check(self) -> None:
         found = await self.database.read(proof.prove)
         assert found.discrepancies == ()
-        assert found.postings_sum_halala == 0
+        assert found.postings_sum_micros == 0
         await self.database.read(self._check_accounts)
         for provider_id in self.providers:
             await self.database.read(partial(self._check_provider, provider_id))
 
     def _check_accounts(self) -> None:
-        for kind, balance in tuples(Account.select(Account.kind, Account.balance_halala)):
+        for kind, balance in tuples(Account.select(Account.kind, Account.balance_micros)):
             assert balance >= 0 or kind in ("external", "provider_debt"), (kind, balance)
             assert balance <= 0 or kind != "provider_debt"
 
     def _check_provider(self, provider_id: int) -> None:
         own = {account: ledger.account_id(account) for account in rules.accounts_of(provider_id)}
-        ids, moved, old_halala = {*own.values()} - {None}, Counter[str](), 0
-        maturing, fresh_halala = own[rules.maturing(provider_id)], 0
-        taken = dict(tuples(Dispute.select(Dispute.payout_id, Dispute.maturing_halala)))
+        ids, moved, old = {*own.values()} - {None}, Counter[str](), 0
+        maturing, fresh = own[rules.maturing(provider_id)], 0
+        taken = dict(tuples(Dispute.select(Dispute.payout_id, Dispute.maturing_micros)))
         for row_id, kind, debit, credit, amount, at_ms in tuples(
             Transfer.select(
                 Transfer.id,
                 Transfer.kind,
                 Transfer.debit_account_id,
                 Transfer.credit_account_id,
-                Transfer.amount_halala,
+                Transfer.amount_micros,
                 Transfer.created_ms,
             ).order_by(Transfer.id)
         ):
@@ -182,20 +183,20 @@ class Play:
             if debit in ids or credit in ids:
                 moved[kind] += amount
                 if kind == TransferKind.PAYOUT and is_old:
-                    old_halala += amount - taken.get(row_id, 0)
+                    old += amount - taken.get(row_id, 0)
             if kind == TransferKind.DISPUTE_REFUND and debit == maturing:
-                fresh_halala = 0  # it took what was there; what comes later is not touched
+                fresh = 0  # it took what was there; what comes later is not touched
             elif kind == TransferKind.DISPUTED and debit == maturing:
-                fresh_halala -= amount
+                fresh -= amount
             elif credit == maturing and not is_old:
-                fresh_halala += amount
+                fresh += amount
         money = ledger.of_provider(provider_id)
-        has = money.available_halala + money.maturing_halala + money.held_halala
+        has = money.available_micros + money.maturing_micros + money.held_micros
         paid = moved[TransferKind.WITHDRAWAL_PAID]
         earned = moved[TransferKind.PAYOUT] - moved[TransferKind.DISPUTE_REFUND]
-        assert has + paid - money.debt_halala == earned
-        assert moved[TransferKind.MATURED] <= old_halala, "money matured early"
-        assert money.maturing_halala >= fresh_halala, "money matured early in the place of what was refunded"
+        assert has + paid - money.debt_micros == earned
+        assert moved[TransferKind.MATURED] <= old, "money matured early"
+        assert money.maturing_micros >= fresh, "money matured early in the place of what was refunded"
 
 
 PARTY, NUMBER = st.integers(0, 1), st.integers(0, 5)

@@ -9,6 +9,7 @@ import pytest
 from dcp.v1 import providers_pb2, statements_pb2, withdrawals_pb2
 
 from server.domain.ledger import TransferKind
+from server.domain.money import micros
 from server.domain.payouts import PayoutTerms
 from server.services.payouts import Payouts
 from server.store.models import Transfer, tuples
@@ -54,7 +55,7 @@ async def withdraw(market: Market, provider: Party, halala: int) -> None:
 
 
 async def matured_transfers(market: Market) -> list[int]:
-    query = Transfer.select(Transfer.amount_halala).where(Transfer.kind == TransferKind.MATURED.value)
+    query = Transfer.select(Transfer.amount_micros).where(Transfer.kind == TransferKind.MATURED.value)
     return await market.sql(lambda: [amount for (amount,) in tuples(query.order_by(Transfer.id))])
 
 
@@ -150,10 +151,10 @@ async def test_proof_tells_maturing_from_claimable(waiting_market: Market) -> No
     await withdraw(market, provider, 1000)
     proof = await market.server.services.proofs.prove()
     assert proof.is_balanced
-    assert (proof.claimable_halala, proof.maturing_halala, proof.open_withdrawals_halala) == (
-        1250,
-        2250,
-        1000,
+    assert (proof.claimable_micros, proof.maturing_micros, proof.open_withdrawals_micros) == (
+        micros(1250),
+        micros(2250),
+        micros(1000),
     )
     figures = await market.server.services.dashboard.figures()
-    assert figures.payout_halala == 4500
+    assert figures.payout_micros == micros(4500)

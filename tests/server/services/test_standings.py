@@ -17,8 +17,9 @@ from dcp.v1 import (
 )
 
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
+from server.domain.money import micros, whole_halala
 from server.domain.payouts import PayoutTerms
-from server.domain.standing import NEW_VALUE_HALALA, network
+from server.domain.standing import NEW_VALUE, network
 from server.store import standing
 from server.store.models import Job, Provider, ProviderCustomer, ProviderStanding, Renter
 from tests.support import running_server
@@ -110,7 +111,7 @@ async def test_what_a_new_provider_lacks_is_shown_to_it_and_what_it_may_to_rente
     assert profile.standing.lifted_to == PROVEN
     assert "7 must pass" in profile.standing.missing[0].message
     (shown,) = await listed(market)
-    assert (shown.standing.slots, shown.standing.value_halala) == (4, NEW_VALUE_HALALA)
+    assert (shown.standing.slots, shown.standing.value_halala) == (4, whole_halala(NEW_VALUE))
     assert not shown.HasField("reliability")
     assert shown.reliability_lower == 0
 
@@ -212,9 +213,9 @@ async def test_open_holds_of_a_new_provider_are_bounded_but_one_job_is_always_al
     market = any_market
     provider, renter = await market.provider(), await market.renter(100_000)
     daemon = await market.daemon(provider, slots=4)
-    minutes = NEW_VALUE_HALALA // 150 + 10
+    minutes = whole_halala(NEW_VALUE) // 150 + 10
     large = await market.submit(renter, duration_minutes=minutes)
-    assert large.cost_halala > NEW_VALUE_HALALA
+    assert large.cost_halala > whole_halala(NEW_VALUE)
     lease = (await daemon.expect("job_offer")).lease
     other = await market.submit(renter)
     await daemon.heard_nothing()
@@ -230,7 +231,7 @@ async def test_open_holds_of_a_new_provider_are_bounded_but_one_job_is_always_al
 async def test_several_jobs_that_one_session_takes_at_once_stay_within_the_bound(any_market: Market) -> None:
     market = any_market
     renter = await market.renter(100_000)
-    half = NEW_VALUE_HALALA // 150 // 2
+    half = whole_halala(NEW_VALUE) // 150 // 2
     for _ in range(4):
         await market.submit(renter, duration_minutes=half, wait_for_supply=True)
     daemon = await market.daemon(await market.provider(), slots=4)
@@ -277,7 +278,7 @@ async def test_own_accounts_of_a_provider_are_no_customers(any_market: Market) -
         await market.set_renter(renter, network="another")
     await assess(market)
     await assess(market)
-    paid = await market.sql(lambda: [row.paid_halala for row in ProviderCustomer.select()])
+    paid = await market.sql(lambda: [row.paid_micros for row in ProviderCustomer.select()])
     assert len(paid) == 4
     assert missing(await own(market, provider))["FEW_CUSTOMERS"] == (1, 3)
 
@@ -290,8 +291,8 @@ async def test_customers_are_read_once_and_the_sum_is_what_the_provider_was_paid
         await paid_job(market, renter, provider, daemon)
         await assess(market)
         await assess(market)
-    rows = await market.sql(lambda: [(row.renter_id, row.paid_halala) for row in ProviderCustomer.select()])
-    assert rows == [(renter.id, await market.earned(provider))]
+    rows = await market.sql(lambda: [(row.renter_id, row.paid_micros) for row in ProviderCustomer.select()])
+    assert rows == [(renter.id, micros(await market.earned(provider)))]
 
 
 async def test_a_deleted_renter_is_no_customer_any_more(any_market: Market) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
+from server.domain.money import micros
 from server.domain.statements import Line
 from server.rpc.statements import csv_text
 from server.store.models import DaySum, Hold, Transfer, tuples
@@ -194,7 +195,7 @@ async def test_spending_by_day_and_type_adds_up_to_what_the_wallet_spent(any_mar
     assert report.by_job_type == {"llm-inference": 376, "training": 250}
     assert (report.spent_halala, report.jobs) == (626, 4)
     profile = await market.server.services.renters.profile(renter.id)
-    assert profile.spent_halala == report.spent_halala
+    assert profile.spent_micros == report.spent_micro_halala
     assert sum(line.charged_halala for line in (await statement(market, renter)).lines) == report.spent_halala
     assert (await spending(market, renter, 1)).spent_halala == 113
     await market.assert_money_adds_up()
@@ -257,7 +258,7 @@ async def figures(market: Market, renter: Party, provider: Party) -> tuple[Any, 
     own_provider = await market.server.services.providers.profile(provider.id)
     return (
         *(await spending(market, renter, 30), await earnings(market, provider, 30)),
-        *(own_renter.spent_halala, own_renter.total_jobs, await earned(market, provider)),
+        *(own_renter.spent_micros, own_renter.total_jobs, await earned(market, provider)),
         own_provider.total_jobs,
     )
 
@@ -265,7 +266,7 @@ async def figures(market: Market, renter: Party, provider: Party) -> tuple[Any, 
 async def add_up(market: Market) -> list[tuple[Any, ...]]:
     """Does the duty; returns what it has stored, without the marks of days."""
     await market.server.services.statements.tick()
-    query = DaySum.select(DaySum.what, DaySum.part, DaySum.number, DaySum.halala, DaySum.day, DaySum.owner_id)
+    query = DaySum.select(DaySum.what, DaySum.part, DaySum.number, DaySum.micros, DaySum.day, DaySum.owner_id)
     rows = await market.sql(lambda: sorted(tuples(query)))
     return [row[:4] for row in rows if row[-1]]
 
@@ -302,7 +303,7 @@ async def test_past_days_are_added_up_once_and_change_no_figure(
         list(report.days)[:-1] for report in before[:2]
     ]
     # What was added up is not read again, and what follows is.
-    await market.sql(lambda: Hold.update(resolved_ms=1).where(Hold.charge_halala == 188).execute())
+    await market.sql(lambda: Hold.update(resolved_ms=1).where(Hold.charge_micros == micros(188)).execute())
     await charged_job(market, renter, provider, daemon, 30)
     later = await figures(market, renter, provider)
     assert (later[2:4], later[4][0], later[5]) == ((513 + 75, 5), 385 + 56, 4)

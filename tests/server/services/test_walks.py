@@ -107,7 +107,7 @@ class AvailableProviders(Walk):
 
 class Withdrawals(OfProvider):
     async def add(self) -> int:
-        values = {"amount_halala": 2000, "state": "paid", "iban": "", "iban_last4": "7519", "created_ms": 1}
+        values = {"amount_micros": 2000, "state": "paid", "iban": "", "iban_last4": "7519", "created_ms": 1}
         await self.market.sql(lambda: Withdrawal.insert(provider_id=self.provider.id, **values).execute())
         return await self.newest(Withdrawal)
 
@@ -139,14 +139,14 @@ class OwnDisputes(WithDaemon):
     async def add(self) -> int:
         values = {
             "reason": "filler",
-            "charge_halala": 4,
-            "payout_halala": 3,
+            "charge_micros": 4,
+            "payout_micros": 3,
             "payout_id": 1,
-            "held_halala": 0,
+            "held_micros": 0,
         }
         job_id = (await self.market.submit(self.renter)).job_id
         owners = {"renter_id": self.renter.id, "provider_id": self.provider.id, "job_id": job_id}
-        insert = Dispute.insert(state="open", maturing_halala=0, created_ms=1, **values, **owners)
+        insert = Dispute.insert(state="open", maturing_micros=0, created_ms=1, **values, **owners)
         await self.market.sql(insert.execute)
         return await self.newest(Dispute)
 

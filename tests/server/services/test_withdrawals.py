@@ -13,6 +13,7 @@ from dcp.v1 import withdrawals_pb2 as pb
 
 from server.domain import ledger as rules
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.domain.money import micros, whole_halala
 from server.store import ledger
 from server.store.models import Withdrawal as WithdrawalRow
 from server.store.proof import prove
@@ -23,7 +24,7 @@ IBAN = "SA0380000000608010167519"
 
 async def credit_earnings(market: Market, provider: Party, halala: int) -> None:
     """Credits earnings without a job; other tests earn them with jobs."""
-    transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, rules.provider(provider.id), halala)
+    transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, rules.provider(provider.id), micros(halala))
     await market.sql(lambda: ledger.apply([transfer], 0))
 
 
@@ -73,7 +74,7 @@ async def proof(market: Market) -> tuple[int, int]:
     """The number and amount of open requests, after a proof without discrepancies."""
     result = await market.sql(prove)
     assert result.discrepancies == ()
-    return result.open_withdrawals, result.open_withdrawals_halala
+    return result.open_withdrawals, whole_halala(result.open_withdrawals_micros)
 
 
 async def test_request_reduces_what_can_be_withdrawn(any_market: Market) -> None:
@@ -88,7 +89,13 @@ async def test_request_reduces_what_can_be_withdrawn(any_market: Market) -> None
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
     )
     assert own.provider.earnings == providers_pb2.Earnings(
-        total_halala=5000, claimable_halala=3000, held_halala=2000, maturing_hours=0
+        total_halala=5000,
+        total_micro_halala=micros(5000),
+        claimable_halala=3000,
+        claimable_micro_halala=micros(3000),
+        held_halala=2000,
+        held_micro_halala=micros(2000),
+        maturing_hours=0,
     )
     assert await proof(market) == (1, 2000)
 
@@ -296,7 +303,7 @@ async def test_withdrawal_during_a_settlement_loses_no_money(any_market: Market)
     )
     assert await market.earned(provider) == 141
     found = await market.sql(prove)
-    assert (found.open_withdrawals, found.open_withdrawals_halala) == (1, 1000)
+    assert (found.open_withdrawals, found.open_withdrawals_micros) == (1, micros(1000))
     assert found.discrepancies == ()
 
 
@@ -326,7 +333,7 @@ async def test_provider_lists_only_its_own_requests_in_pages(market: Market) -> 
 @pytest.mark.parametrize(
     ("tampered_values", "discrepancy"),
     [
-        ({"amount_halala": 1999}, "should have moved 1999"),
+        ({"amount_micros": micros(1999)}, "should have moved 1999"),
         ({"state": "paid"}, "by withdrawal_paid and should have moved 2000"),
         ({"state": "rejected"}, "open withdrawals of 0"),
         ({"provider_id": 2}, "open withdrawals of 2000"),

@@ -61,16 +61,16 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
 
     def settle(job_id: str) -> None:
         ledger.resolve_hold(job_id, 0, NOW_MS)
-        bill = rules.make_bill(100, 100, 0)
+        bill = rules.make_bill(micros(100), 100, 0)
         ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND, matures=False), NOW_MS)
 
     work: list[Callable[[], object]] = [
         *(partial(settle, job_id) for job_id in held),
-        *(partial(ledger.open_hold, job_id, renter_id, KIND, 100, NOW_MS) for job_id in fresh),
+        *(partial(ledger.open_hold, job_id, renter_id, KIND, micros(100), NOW_MS) for job_id in fresh),
     ]
     await asyncio.gather(*(database.run(transaction) for transaction in work))
-    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 9000
-    assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == 1000
+    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == micros(9000)
+    assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == micros(1000)
 
 
 async def test_account_whose_creation_was_rolled_back_gets_no_money_of_another(
@@ -165,7 +165,7 @@ async def test_balance_never_exceeds_its_limit(database: Database, rows: Rows) -
     with pytest.raises(DomainError) as caught:
         await database.run(lambda: ledger.apply([too_much], NOW_MS))
     assert caught.value.reason is Reason.AMOUNT_TOO_LARGE
-    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 1
+    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == micros(1)
     assert (await database.read(prove)).discrepancies == ()
 
 
@@ -220,7 +220,7 @@ async def test_settlement_takes_five_statements(sqlite_url: str, monkeypatch: py
         rows = Rows(database)
         provider_id, renter_id = await rows.provider(), await rows.renter(100)
         job_id = await rows.held_job(renter_id)
-        bill = rules.make_bill(100, 100, 30_000)
+        bill = rules.make_bill(micros(100), 100, 30_000)
         parts = list(rules.settlement(bill, renter_id, provider_id, job_id, KIND, matures=True))
         await database.run(lambda: ledger.apply([replace(part, amount_micros=1) for part in parts], NOW_MS))
         with recorded(database, monkeypatch) as seen:
@@ -228,4 +228,4 @@ async def test_settlement_takes_five_statements(sqlite_url: str, monkeypatch: py
         assert len(parts) == 3
         own = [sql for sql, _ in seen if sql not in ("BEGIN IMMEDIATE", "COMMIT")]
         assert [sql.split()[0] for sql in own] == ["UPDATE"] * 4 + ["INSERT"]
-        assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == 100 - 3 - 6
+        assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == micros(100) - 3 - 6

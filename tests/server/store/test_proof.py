@@ -10,6 +10,7 @@ import pytest
 from server.domain import ledger as rules
 from server.domain.errors import DomainError
 from server.domain.jobs import JobType
+from server.domain.money import micros
 from server.domain.proof import Extent, Proof
 from server.services.operators.proofs import Proofs
 from server.store import ledger, proof, renters
@@ -38,8 +39,8 @@ async def trade(database: Database, rows: Rows, jobs: int) -> None:
 
 
 def settle(database: Database, job_id: str, renter_id: int, provider_id: int) -> None:
-    ledger.resolve_hold(job_id, 40, NOW_MS)
-    bill = rules.make_bill(100, 40, 60_000)
+    ledger.resolve_hold(job_id, micros(40), NOW_MS)
+    bill = rules.make_bill(micros(100), 40, 60_000)
     parties = (renter_id, provider_id, job_id, JobType.BENCHMARK)
     ledger.apply(rules.settlement(bill, *parties, matures=False), NOW_MS)
     execute(database, f"UPDATE job SET state = 'completed' WHERE job_id = '{job_id}'")
@@ -286,7 +287,7 @@ async def test_money_for_checks_that_another_renter_got_is_found(
 ) -> None:
     await fund(database, await rows.renter(0))
     for found in await both(database):
-        assert "is not the wallet of a renter of the market" in " | ".join(found.discrepancies)
+        assert "is no wallet of a renter of the market" in " | ".join(found.discrepancies)
 
 
 async def test_market_never_gets_more_back_than_it_paid_for_checks(database: Database, rows: Rows) -> None:

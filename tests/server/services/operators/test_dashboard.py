@@ -9,6 +9,7 @@ from dcp.v1 import jobs_pb2, privacy_pb2, withdrawals_pb2
 
 from server.domain.jobs import JobState
 from server.domain.ledger import TransferKind
+from server.domain.money import micros
 from server.domain.statements import DAY_MS
 from server.store.models import Job, JobTally, Renter, Transfer, tuples
 from server.store.operators import tally
@@ -60,11 +61,11 @@ async def test_money_on_the_dashboard_is_the_sum_of_the_transfers(any_market: Ma
     email = await market.sql(lambda: str(Renter.get_by_id(renter.id).email))
     request = privacy_pb2.DeleteOwnAccountRequest(email=email, forfeit_balance_halala=1234)
     await market.privacy_service.DeleteOwnAccount(request, metadata=renter.metadata)
-    query = Transfer.select(Transfer.kind, pw.fn.SUM(Transfer.amount_halala)).group_by(Transfer.kind)
+    query = Transfer.select(Transfer.kind, pw.fn.SUM(Transfer.amount_micros)).group_by(Transfer.kind)
     sums = await market.sql(lambda: {kind: int(amount) for kind, amount in tuples(query)})
     figures = await market.server.services.dashboard.figures()
-    assert figures.payout_halala == sums[TransferKind.PAYOUT] == 4 * 2 * 2250
-    assert figures.fee_halala == sums[TransferKind.FEE] == 4 * 2 * 750
+    assert figures.payout_micros == sums[TransferKind.PAYOUT] == micros(4 * 2 * 2250)
+    assert figures.fee_micros == sums[TransferKind.FEE] == micros(4 * 2 * 750)
     await market.assert_money_adds_up()
 
 

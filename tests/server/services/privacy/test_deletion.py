@@ -33,6 +33,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobRequest, JobType
 from server.domain.keys import Scope
 from server.domain.limits import OFF
+from server.domain.money import micros
 from server.domain.webhooks import Answer
 from server.rpc.events import body_text
 from server.services.deliveries import Deliveries
@@ -219,7 +220,7 @@ async def test_transfers_stay_and_the_provider_keeps_its_job_and_payout(any_mark
         await market.assert_money_adds_up()
         transfers = await market.sql(lambda: list(Transfer.select().order_by(Transfer.id.desc())))
         assert len(transfers) == transfers_before + 1
-        assert (transfers[0].kind, transfers[0].amount_halala) == ("forfeit", BALANCE_HALALA)
+        assert (transfers[0].kind, transfers[0].amount_micros) == ("forfeit", micros(BALANCE_HALALA))
         assert await market.earned(whole.provider) == 141
         request = jobs_pb2.GetJobRequest(job_id=whole.completed.job_id)
         shown = (await market.job_service.GetJob(request, metadata=whole.provider.metadata)).job
@@ -578,9 +579,9 @@ async def test_forfeit_is_only_in_the_statement_of_the_deleted_renter(market: Ma
     await top_up(market, renter, 42)
     await delete(market, renter, "a@example.com", 42)
     lines = (await market.server.services.statements.lines(renter.id, None, 9)).rows
-    assert [(line.kind.value, line.amount_halala, line.balance_halala) for line in lines] == [
-        ("forfeit", -42, 0),
-        ("topup", 42, 42),
+    assert [(line.kind.value, line.amount_micros, line.balance_micros) for line in lines] == [
+        ("forfeit", micros(-42), 0),
+        ("topup", micros(42), micros(42)),
     ]
     request = statements_pb2.ListOwnLedgerRequest()
     others_statement = await market.statement_service.ListOwnLedger(request, metadata=other.metadata)
