@@ -48,6 +48,8 @@ class Dispatch:
         self._clock = clock
         self._max_output_bytes = max_output_bytes
         self._passed_over: set[str] = set()
+        self.left_queued = 0
+        """Counts the submits that found nobody: who reads the queue meanwhile does not see such a job."""
 
     def place(self, wants: Wants) -> Candidate | None:
         """The most suitable live provider with a free slot. Runs on the event loop."""
@@ -119,7 +121,16 @@ class Dispatch:
             presence.send(JobOffer(offer))
 
     async def fill(self, provider_id: int) -> None:
-        """Offers a provider the jobs that wait for it. Reads first, so that an empty queue writes nothing."""
+        """Offers a provider the jobs that wait for it. Reads first, so that an empty queue writes nothing.
+
+        A submit that saw no free slot while this one was being read is looked for once more.
+        """
+        left_queued = self.left_queued
+        await self._fill(provider_id)
+        if self.left_queued != left_queued:
+            await self._fill(provider_id)
+
+    async def _fill(self, provider_id: int) -> None:
         presence = self._fleet.get(provider_id)
         if presence is None:
             return

@@ -105,6 +105,10 @@ class Jobs:
         provider_id = request.provider_id or await self._place(request)
         job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
         self._dispatch.deliver(offers)
+        if provider_id is None:
+            self._dispatch.left_queued += 1
+            if (freed := await self._place(request)) is not None:
+                await self._dispatch.fill(freed)
         return job
 
     def _draw(self) -> Unasked:

@@ -83,6 +83,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
         "mature payouts",
         "make checkpoints",
         "count jobs of past days",
+        "add up past days",
         "report health",
     ]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import grpc
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, ledger_pb2, providers_pb2, sessions_pb2
 
+from server.store import queue
 from tests.support.running_server import MODEL, Market, Party, refusal
 
 QUEUED, PENDING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_PENDING
@@ -336,3 +338,27 @@ async def test_repeat_returns_the_first_job_though_nobody_serves_its_model_any_m
     await market.daemon(await market.provider(), models=[sessions_pb2.ServedModel(name="another/model")])
     assert (await market.submit(renter, key="k")).job_id == first.job_id
     assert (await refusal(market.submit(renter, key="l"))).reason == "MODEL_NOT_SERVED"
+
+
+async def test_job_that_is_submitted_while_a_slot_becomes_free_does_not_wait_for_the_next_look(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at the queue began before the job was there, and the submit saw no free slot."""
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    _, lease = await market.running_job(renter, provider, daemon)
+    looked, may_go_on, glance = threading.Event(), threading.Event(), queue.glance
+
+    def slow(provider_id: int) -> tuple[int, bool]:
+        found = glance(provider_id)
+        looked.set()
+        assert may_go_on.wait(20)
+        return found
+
+    monkeypatch.setattr(queue, "glance", slow)
+    await daemon.finished(lease, seconds=0)
+    assert await asyncio.to_thread(looked.wait, 20)
+    monkeypatch.setattr(queue, "glance", glance)
+    job = await market.submit(renter)
+    may_go_on.set()
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id

@@ -12,6 +12,7 @@ from dcp.v1 import admin_pb2, providers_pb2, sessions_pb2
 from dcp.v1 import withdrawals_pb2 as pb
 
 from server.domain import ledger as rules
+from server.domain.jobs import JobType
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.money import micros, whole_halala
 from server.store import ledger
@@ -24,7 +25,8 @@ IBAN = "SA0380000000608010167519"
 
 async def credit_earnings(market: Market, provider: Party, halala: int) -> None:
     """Credits earnings without a job; other tests earn them with jobs."""
-    transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, rules.provider(provider.id), micros(halala))
+    account = rules.provider(provider.id)
+    transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, account, micros(halala), job_type=JobType.BENCHMARK)
     await market.sql(lambda: ledger.apply([transfer], 0))
 
 
