@@ -25,6 +25,7 @@ from server.domain.jobs import JobRequest, JobType
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF
 from server.domain.messages import DaemonMessage
+from server.domain.money import micros
 from server.domain.proof import Proof
 from server.loops import server_loops
 from server.rpc.events import body_text
@@ -100,7 +101,7 @@ class World:
         self.start_server()
         assert self.services is not None
         for renter_id, amount in enumerate(self.balances, 1):
-            finish(self.services.renters.top_up(renter_id, amount))
+            finish(self.services.renters.top_up(renter_id, micros(amount)))
         for machine in self.machines[::2]:
             machine.start()
         self._check()

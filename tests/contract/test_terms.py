@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.test_money import JOB, Scene
+from tests.support.amounts import exact
 from tests.support.whole_stack import running_daemon, running_stack
 
 
@@ -42,15 +43,17 @@ async def test_price_list_quote_hold_and_bill_of_an_own_rate_agree_to_the_halala
             scene.gate.set()
             job = await stack.until_job(job_id, "completed")
         assert job["cost_halala"] == 411
-        assert job["billing"] == {
-            "hold_halala": 411,
-            "actual_cost_halala": 172,  # 171.25, rounded up once
-            "refund_halala": 239,
-            "provider_halala": 129,
-            "platform_halala": 43,
-            "billed_seconds": 75.0,
-            "rate_halala_per_minute": 137,
-        }
+        assert job["billing"] == exact(
+            {
+                "hold_halala": 411,
+                "actual_cost_halala": 172,  # 171.25, rounded up once
+                "refund_halala": 239,
+                "provider_halala": 129,
+                "platform_halala": 43,
+                "billed_seconds": 75.0,
+                "rate_halala_per_minute": 137,
+            }
+        )
         assert (await scene.earnings())["maturing_halala"] == 129
         assert (await scene.proof())["balanced"] is True
         (past,) = (await stack.get(f"{base}/providers/{scene.provider_id}/history", {}))["attempts"]

@@ -21,7 +21,8 @@ def test_a_market_whose_ledger_does_not_balance_raises_when_it_stops(tmp_path: P
     server = market.programs[0]
     server.stop()
     with sqlite3.connect(tmp_path / "dcp.sqlite3") as database:
-        database.execute("UPDATE account SET balance_halala = balance_halala + 1 WHERE balance_halala = 5000")
+        change = "UPDATE account SET balance_micros = balance_micros + 1 WHERE balance_micros = 5000000000"
+        database.execute(change)
         assert database.total_changes == 1
     server.restart()
     with pytest.raises(UnbalancedError, match="renter"):

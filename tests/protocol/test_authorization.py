@@ -220,8 +220,8 @@ async def world(stack: Stack, prefix: str) -> World:
             renter_id=ids[RENTER],
             provider_id=ids[PROVIDER],
             reason="filler",
-            **dict.fromkeys(("charge_halala", "payout_halala", "payout_id"), 1),
-            **dict.fromkeys(("held_halala", "maturing_halala"), 0),
+            **dict.fromkeys(("charge_micros", "payout_micros", "payout_id"), 1),
+            **dict.fromkeys(("held_micros", "maturing_micros"), 0),
             now_ms=1,
         )
         dispute = disputes.of_job(disputed_id)

@@ -41,9 +41,9 @@ def test_ledger_that_balances_is_status_0(url: str, capsys: pytest.CaptureFixtur
 
 
 def test_ledger_that_does_not_balance_is_status_1(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    fill(url, "UPDATE account SET balance_halala = 7 WHERE kind = 'renter'")
+    fill(url, "UPDATE account SET balance_micros = 7 WHERE kind = 'renter'")
     assert main(["prove"]) == 1
-    assert "is stored as 7 halala and replays to 900" in capsys.readouterr().out
+    assert "is stored as 0.000007 halala and replays to 900" in capsys.readouterr().out
 
 
 def test_database_that_no_server_has_prepared_is_status_2(

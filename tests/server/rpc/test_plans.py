@@ -75,7 +75,7 @@ async def test_no_statement_of_a_request_walks_through_a_table_that_grows_with_t
 
 async def known(market: Market, whole: Whole) -> dict[str, Any]:
     """A value for each field that a request must have, or by which it can choose rows."""
-    values = {"provider_id": whole.provider.id, "amount_halala": 1, "state": "paid", "created_ms": 1}
+    values = {"provider_id": whole.provider.id, "amount_micros": 1, "state": "paid", "created_ms": 1}
     insert = Withdrawal.insert(**values, iban="", iban_last4="7519")
     return {
         "job_id": whole.completed.job_id,

@@ -46,7 +46,7 @@ def test_each_rpc_whose_reads_can_grow_says_so(name: str) -> None:
 async def slow_down(market: Market, provider: Party) -> None:
     """Makes each read of a withdrawal last until it is interrupted."""
     values = f"({provider.id}, 1, 'paid', '', '7519', 1)"
-    columns = "(provider_id, amount_halala, state, iban, iban_last4, created_ms)"
+    columns = "(provider_id, amount_micros, state, iban, iban_last4, created_ms)"
     await run(market, f"INSERT INTO withdrawal {columns} VALUES {values}", *SLOW_WITHDRAWALS)
 
 

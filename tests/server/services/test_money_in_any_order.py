@@ -27,7 +27,7 @@ from server.domain.disputes import DisputeEvent
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobEvent, JobRequest, JobType
 from server.domain.ledger import TransferKind
-from server.domain.money import micros
+from server.domain.money import micros, whole_halala
 from server.domain.payouts import HOUR_MS, PayoutTerms
 from server.domain.withdrawals import WithdrawalAction
 from server.services.disputes import Disputes
@@ -145,7 +145,7 @@ class Play:
         if renter_id not in self.deleted:
             balance = await self.database.read(lambda: ledger.balance(rules.renter(renter_id)))
             email = f"r{renter_id}@example.com"
-            await self.deletion.delete(renter_id, email, balance)
+            await self.deletion.delete(renter_id, email, whole_halala(balance))
             self.deleted.add(renter_id)
 
     async def _ids(self, model: Any) -> list[int]:

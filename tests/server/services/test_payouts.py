@@ -83,7 +83,7 @@ async def test_payouts_mature_together_and_never_early(waiting_market: Market) -
         await later(market, 1 / 60)  # what has matured does not count again for what has not
     await later(market, 1)
     assert await purse(market, provider) == (6750, 0, 0)
-    assert await matured_transfers(market) == [4500, 2250]
+    assert await matured_transfers(market) == [micros(4500), micros(2250)]
     await withdraw(market, provider, 5000)
     assert await purse(market, provider) == (1750, 0, 5000)
     request = statements_pb2.GetOwnEarningsRequest(days=30)
@@ -99,7 +99,7 @@ async def test_two_servers_mature_a_payout_once(waiting_market: Market) -> None:
     ticks = (market.server.services.payouts.tick() for _ in range(4))
     await asyncio.gather(*ticks)
     assert await purse(market, provider) == (2250, 0, 0)
-    assert await matured_transfers(market) == [2250]
+    assert await matured_transfers(market) == [micros(2250)]
 
 
 async def test_each_provider_matures_by_its_own_period(waiting_market: Market) -> None:

@@ -298,20 +298,22 @@ async def test_simultaneous_requests_with_different_bodies_under_one_key_have_on
 DYING_SERVER = """
 import asyncio, os, sys
 from server.clock import SystemClock
+from server.domain.money import whole_halala
 from server.services.operators.audit import Operator
 from server.services.renters import Renters
 from server.services.repeats import Request, keeping
 from server.store.database import Database
 
 def die(balance):
-    print("credited", balance, flush=True)
+    print("credited", whole_halala(balance), flush=True)
     os._exit(9)
 
 async def main():
     database = Database(sys.argv[1])
     database.start()
     with keeping(Request("admin 0", "k", b"digest", die)):
-        await Renters(database, SystemClock(), False).credit(Operator("admin", "r"), int(sys.argv[2]), 500)
+        renters = Renters(database, SystemClock(), False)
+        await renters.credit(Operator("admin", "r"), int(sys.argv[2]), 500_000_000)
 
 asyncio.run(main())
 """

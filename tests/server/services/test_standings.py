@@ -17,7 +17,7 @@ from dcp.v1 import (
 )
 
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
-from server.domain.money import micros, whole_halala
+from server.domain.money import whole_halala
 from server.domain.payouts import PayoutTerms
 from server.domain.standing import NEW_VALUE, network
 from server.store import standing
@@ -292,7 +292,8 @@ async def test_customers_are_read_once_and_the_sum_is_what_the_provider_was_paid
         await assess(market)
         await assess(market)
     rows = await market.sql(lambda: [(row.renter_id, row.paid_micros) for row in ProviderCustomer.select()])
-    assert rows == [(renter.id, micros(await market.earned(provider)))]
+    earned = (await own(market, provider)).earnings.claimable_micro_halala
+    assert rows == [(renter.id, earned)]
 
 
 async def test_a_deleted_renter_is_no_customer_any_more(any_market: Market) -> None:

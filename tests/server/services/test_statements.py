@@ -218,12 +218,12 @@ async def test_earnings_by_day_and_type_add_up_to_the_providers_payouts(any_mark
     report = await earnings(market, provider, 3)
     today = datetime.fromtimestamp(market.clock.now(), UTC).date()
     assert report.days[0].date == today.isoformat()
-    assert [(day.earned_halala, day.jobs) for day in report.days] == [(85, 1), (141 + 188, 2), (0, 0)]
-    assert report.days[1].by_job_type == {"llm-inference": 141, "training": 188}
-    assert report.by_job_type == {"llm-inference": 226, "training": 188}
-    assert (report.earned_halala, report.jobs) == (414, 3)
+    assert [(day.earned_halala, day.jobs) for day in report.days] == [(84, 1), (141 + 187, 2), (0, 0)]
+    assert report.days[1].by_job_type == {"llm-inference": 141, "training": 187}
+    assert report.by_job_type == {"llm-inference": 225, "training": 187}
+    assert (report.earned_halala, report.earned_micro_halala, report.jobs) == (413, 413_250_000, 3)
     assert (await earnings(market, rival, 3)).earned_halala == 141
-    assert (await earned(market, provider))[0] == 414
+    assert (await earned(market, provider))[0] == 413
     assert (await earnings(market, await market.provider(), 30)).earned_halala == 0
 
 
@@ -287,16 +287,16 @@ async def test_past_days_are_added_up_once_and_change_no_figure(
     market.clock.advance(DAY_SECONDS)
     with recorded(market.server._database, monkeypatch) as statements:
         first = [
-            ("earned", "llm-inference", 1, 141),
-            ("earned", "training", 1, 188),
+            ("earned", "llm-inference", 1, micros(141)),
+            ("earned", "training", 1, micros(375) // 2),
             ("ran", "", 2, 0),
-            ("spent", "llm-inference", 1, 188),
-            ("spent", "training", 1, 250),
+            ("spent", "llm-inference", 1, micros(188)),
+            ("spent", "training", 1, micros(250)),
             ("submitted", "", 3, 0),
         ]
         assert await add_up(market) == await add_up(market) == first
     assert await walks(market.server._database, statements) == {}
-    assert before[2:] == (513, 4, (385, 385, 56, 385), 3)
+    assert before[2:] == (micros(513), 4, (384, 384, 56, 384), 3)
     after = await figures(market, renter, provider)
     assert (after[2:4], after[4][0], after[5]) == (before[2:4], before[4][0], before[5])
     assert [list(report.days)[1:] for report in after[:2]] == [
@@ -306,7 +306,7 @@ async def test_past_days_are_added_up_once_and_change_no_figure(
     await market.sql(lambda: Hold.update(resolved_ms=1).where(Hold.charge_micros == micros(188)).execute())
     await charged_job(market, renter, provider, daemon, 30)
     later = await figures(market, renter, provider)
-    assert (later[2:4], later[4][0], later[5]) == ((513 + 75, 5), 385 + 56, 4)
+    assert (later[2:4], later[4][0], later[5]) == ((micros(513 + 75), 5), 441, 4)
     others = await figures(market, await market.renter(), await market.provider())
     assert others[2:] == (0, 0, (0, 0, 0, 0), 0)
 
@@ -317,7 +317,7 @@ async def test_days_of_an_older_server_are_added_up_by_the_type_of_their_job(any
     await charged_job(market, renter, provider, daemon, 75)
     await market.sql(lambda: Hold.update(job_type="").execute())
     market.clock.advance(3 * DAY_SECONDS)
-    assert ("spent", "llm-inference", 1, 188) in await add_up(market)
+    assert ("spent", "llm-inference", 1, micros(188)) in await add_up(market)
 
 
 async def test_days_that_were_added_up_while_a_clock_was_wrong_are_added_up_again(any_market: Market) -> None:
@@ -329,12 +329,12 @@ async def test_days_that_were_added_up_while_a_clock_was_wrong_are_added_up_agai
     market.clock.set_back(89 * DAY_SECONDS)
     await charged_job(market, renter, provider, daemon, 75)
     await add_up(market)
-    assert (await figures(market, renter, provider))[2] == 2 * 188
+    assert (await figures(market, renter, provider))[2] == micros(2 * 188)
     market.clock.advance(3 * DAY_SECONDS)
     assert [row for row in await add_up(market) if row[0] == "spent"] == [
-        ("spent", "llm-inference", 1, 188)
+        ("spent", "llm-inference", 1, micros(188))
     ] * 2
-    assert (await figures(market, renter, provider))[2] == 2 * 188
+    assert (await figures(market, renter, provider))[2] == micros(2 * 188)
 
 
 async def test_file_is_written_in_the_reading_thread(market: Market) -> None:
@@ -356,15 +356,15 @@ async def test_earnings_week_begins_on_monday_and_the_day_at_midnight(any_market
     to_monday = (7 - now.weekday()) * DAY_SECONDS - market.clock.now() % DAY_SECONDS
     market.clock.advance(to_monday - 0.001 - 60)
     await charged_job(market, renter, provider, daemon, 60)  # ends in the last millisecond of Sunday
-    assert await earned(market, provider) == (113, 113, 113, 113)
+    assert await earned(market, provider) == (112, 112, 112, 112)
     market.clock.advance(0.001)
-    assert await earned(market, provider) == (113, 0, 0, 113)
+    assert await earned(market, provider) == (112, 0, 0, 112)
     await charged_job(market, renter, provider, daemon, 60)
     market.clock.advance(DAY_SECONDS)
     await charged_job(market, renter, provider, daemon, 30)
-    assert await earned(market, provider) == (282, 169, 56, 282)
+    assert await earned(market, provider) == (281, 168, 56, 281)
     market.clock.advance(5 * DAY_SECONDS)  # Sunday
-    assert await earned(market, provider) == (282, 169, 0, 282)
+    assert await earned(market, provider) == (281, 168, 0, 281)
 
 
 @pytest.mark.parametrize("days", [0, 367, -1])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dcp.v1 import admin_pb2, jobs_pb2, ledger_pb2
 
+from server.domain.money import micros
 from server.store.database import Database
 from server.store.models import Withdrawal
 from server.store.operators import audit
@@ -87,7 +88,7 @@ async def test_action_whose_transfer_fails_changes_nothing(any_market: Market) -
     provider = await provider_with_earnings(market)
     number = (await request_withdrawal(market, provider)).withdrawal.id
     # The amount exceeds what is reserved, so the ledger refuses the payment.
-    await market.sql(lambda: Withdrawal.update(amount_halala=9000).execute())
+    await market.sql(lambda: Withdrawal.update(amount_micros=micros(9000)).execute())
     await process(market, number)
     await refusal(pay(market, number))
     stored = await market.sql(lambda: Withdrawal.get_by_id(number).state)

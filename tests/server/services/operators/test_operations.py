@@ -231,7 +231,7 @@ async def test_late_result_of_a_requeued_run_changes_nothing_and_the_next_run_is
     market.clock.advance(10)
     assert await daemon.finished(second, seconds=10) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
     assert (await market.job(job)).billing.actual_cost_halala == 25
-    assert (await market.earned(slow), await market.earned(fast)) == (0, 19)
+    assert (await market.earned(slow), await market.earned(fast)) == (0, 18)
     await market.assert_money_adds_up()
 
 

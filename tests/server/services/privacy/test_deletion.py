@@ -530,7 +530,7 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
     renter = await services.registration.renter(
         name="R", email="r@example.com", mailbox="r@example.com", organization="", phone=""
     )
-    await services.renters.top_up(renter.id, 900)
+    await services.renters.top_up(renter.id, micros(900))
     await services.webhooks.put(renter.id, "https://renter.example/e", None)
     for _ in range(3):
         job = await services.jobs.submit(renter.id, JobRequest(JobType.TRAINING, 60_000))
