@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.domain import ledger as rules
+from server.domain.jobs import JobType
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.store import ledger
 from tests.support.whole_stack import ADMIN, Stack, running_stack
@@ -15,7 +16,8 @@ IBAN = "SA0380000000608010167519"
 async def provider_with_earnings(stack: Stack) -> dict[str, str]:
     """A provider with earnings; returns its credential."""
     number, key = await stack.register("provider", "p@example.com")
-    transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, rules.provider(number), 5000)
+    account = rules.provider(number)
+    transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, account, 5000, job_type=JobType.BENCHMARK)
     await stack.server._database.run(lambda: ledger.apply([transfer], 0))
     return {"x-provider-key": key}
 
