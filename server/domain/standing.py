@@ -42,12 +42,12 @@ IMPOSSIBLE_REPORTS = 3
 # The attempts of a provider, most of which surely fail: the upper bound of its reliability is below this.
 UNRELIABLE_BELOW = 0.5
 
-# Checks: how likely one fails at an honest provider, and at one that cheats in a third of its work.
-HONEST_FAILS, LIAR_FAILS = 0.01, 0.3
+# Checks: how likely one fails at an honest provider, and at one that cheats in a fifth of its work.
+HONEST_FAILS, LIAR_FAILS = 0.01, 0.2
 FAILED = math.log(LIAR_FAILS / HONEST_FAILS)
 PASSED = math.log((1 - LIAR_FAILS) / (1 - HONEST_FAILS))
 # The evidence at which a provider is suspect.
-SUSPECT_AT = math.log(1000)
+SUSPECT_AT = math.log(450)
 # And the evidence at which it no longer is: further below, so that nobody swings between the two.
 CLEARED_AT = math.log(3)
 # The least checks in a row that clear a suspect provider, and how many times as many each time after that.

@@ -16,6 +16,7 @@ from server.domain.money import micros
 from server.domain.reliability import TrackRecord
 from server.domain.standing import (
     DAY_MS,
+    FIRST_PASSES,
     STEPS,
     Facts,
     Party,
@@ -134,14 +135,15 @@ def test_the_checks_that_a_suspect_needs_are_those_that_clear_it(checks: list[bo
 
 
 def test_who_becomes_suspect_again_must_pass_four_times_as_many_checks() -> None:
-    once = (True,) * 5 + (False,) * 3
-    first = passes_until_cleared(once)
-    cleared = once + (True,) * first
-    assert not passes_until_cleared(cleared)
-    again = passes_until_cleared(cleared + (False,) * 3)
-    assert again == 40 > first
-    assert passes_until_cleared(cleared + (False,) * 3 + (True,) * 39) == 1
-    assert not passes_until_cleared(cleared + (False,) * 3 + (True,) * 40)
+    checks, needed = (True,) * 5, []
+    for _ in range(4):
+        checks += (False,) * 3
+        needed.append(passes_until_cleared(checks))
+        assert passes_until_cleared(checks + (True,) * (needed[-1] - 1)) == 1
+        checks += (True,) * needed[-1]
+        assert not passes_until_cleared(checks)
+    assert needed[2:] == [16 * FIRST_PASSES, 64 * FIRST_PASSES]
+    assert needed[0] < needed[1] < needed[2]
 
 
 def test_a_provider_that_fails_one_check_of_two_hundred_is_hardly_ever_marked() -> None:
