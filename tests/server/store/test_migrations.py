@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 from playhouse.migrations import Runner
 
 import server.store
-from server.domain.jobs import FailureReason, Job, JobState
+from server.domain.jobs import Bill, FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
+from server.domain.money import micros
 from server.store import jobs, leases, queue
 from server.store.database import Database
-from server.store.models import MODELS, Account, Hold, JobTally, Provider, Renter, Transfer
+from server.store.models import MODELS, Account, Hold, JobTally, Provider, Renter, Transfer, WebhookDelivery
 from server.store.proof import prove
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute, fetch_one
@@ -60,6 +62,32 @@ LEDGER_OF_0002 = [
     "INSERT INTO transfer (id, kind, debit_account_id, credit_account_id, amount_halala, job_id, created_ms)"
     " VALUES (4, 'credit', 1, 3, 70, NULL, 9), (6, 'hold', 3, 8, 20, 'job', 9)",
     "INSERT INTO hold (job_id, renter_id, amount_halala, state, created_ms) VALUES ('job', 1, 20, 'open', 9)",
+]
+
+
+LEDGER_OF_0027 = [
+    "INSERT INTO renter (id, name, email, mailbox, organization, phone, state, created_ms)"
+    " VALUES (1, 'R', 'r', 'r', '', '', 'active', 1)",
+    "INSERT INTO provider (id, name, email, mailbox, gpu_model, gpu_vram_mib, os, phone, state,"
+    " session_epoch, connected, draining, models_reported, job_types, last_heartbeat_ms, gpu_status,"
+    " created_ms) VALUES (1, 'P', 'p', 'p', '', 0, '', '', 'active', 1, FALSE, FALSE, FALSE, '', 12345,"
+    " '{}', 1)",
+    "INSERT INTO job (job_id, renter_id, job_type, state, duration_ms, limit_ms, priority, hold_halala,"
+    " rate_halala_per_minute, spec, lease_epoch, attempt, created_ms, ended_ms, billed_ms, charge_halala,"
+    " output_bytes, content_type, request_digest, provider_id) VALUES ('job', 1, 'benchmark', 'completed',"
+    " 12000, 12000, 2, 20, 100, '{}', 1, 1, 1, 9, 6000, 10, 1, '', '', 1)",
+    "INSERT INTO hold (job_id, renter_id, amount_halala, state, charge_halala, created_ms, resolved_ms)"
+    " VALUES ('job', 1, 20, 'posted', 10, 9, 9)",
+    "INSERT INTO withdrawal (id, provider_id, amount_halala, state, iban, iban_last4, created_ms)"
+    " VALUES (1, 1, 5, 'pending', 'SA', 'SA', 9)",
+    "INSERT INTO account (id, kind, owner_id, balance_halala) VALUES"
+    " (1, 'external', 0, -60), (2, 'renter', 1, 50), (3, 'renter_held', 1, 0),"
+    " (4, 'provider', 1, 3), (5, 'platform', 0, 2), (6, 'withdrawal', 1, 5)",
+    "INSERT INTO transfer (id, kind, debit_account_id, credit_account_id, amount_halala, job_id,"
+    " withdrawal_id, created_ms) VALUES (1, 'credit', 1, 2, 60, NULL, NULL, 9),"
+    " (2, 'hold', 2, 3, 20, 'job', NULL, 9), (3, 'payout', 3, 4, 8, 'job', NULL, 9),"
+    " (4, 'fee', 3, 5, 2, 'job', NULL, 9), (5, 'refund', 3, 2, 10, 'job', NULL, 9),"
+    " (6, 'withdraw', 4, 6, 5, NULL, 1, 9)",
 ]
 
 
@@ -167,6 +195,52 @@ async def test_accounts_may_owe_only_as_debt_and_keep_what_they_had(new_database
                 await database.run(partial(execute, database, insert.format(kind, amount).replace("9", "10")))
         if database.is_sqlite:
             assert await database.read(lambda: fetch_one(database, "PRAGMA integrity_check")) == ("ok",)
+
+
+async def test_amounts_become_micros_and_keep_their_value(new_database_url: str) -> None:
+    """The shares of a charge were rounded before, so a bill keeps the payout that was really made."""
+    database = Database(new_database_url)
+    raw = database.peewee
+    names = [path.stem for path in sorted(MIGRATIONS.glob("00*.py"))]
+    before = names.index("0028_micros")
+    for name in names[:before]:
+        Runner(raw, str(MIGRATIONS)).up(name)
+    bill = {
+        "hold_halala": 20,
+        "charge_halala": 10,
+        "refund_halala": 10,
+        "payout_halala": 8,
+        "fee_halala": 2,
+        "billed_ms": 6_000,
+    }
+    facts = json.dumps({"job_id": "job", "bill": bill, "rate_halala_per_minute": 100})
+    low = json.dumps({"balance_halala": 5, "balance_low_halala": 9})
+    with raw.atomic():
+        for statement in LEDGER_OF_0027:
+            execute(database, statement)
+        for event, text in (("job.completed", facts), ("balance.low", low)):
+            execute(
+                database,
+                "INSERT INTO webhook_delivery (renter_id, event_id, event, body, status, created_ms,"
+                f" attempts, next_ms, facts) VALUES (1, '{event}', '{event}', '', 'waiting', 9, 0, 9,"
+                f" '{text}')",
+            )
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+        found = await database.read(prove)
+        assert (found.transfers, found.discrepancies, found.postings_sum_micros) == (6, (), 0)
+        assert (found.claimable_micros, found.open_withdrawals_micros) == (micros(3), micros(5))
+        job = await database.read(lambda: jobs.get("job"))
+        assert job is not None
+        amounts = (micros(20), micros(10), micros(10), micros(8), micros(2))
+        assert job.bill == Bill(*amounts, billed_ms=6_000)
+        rows = await database.read(lambda: [json.loads(row.facts) for row in WebhookDelivery.select()])
+        assert [Bill(**row["bill"]) for row in rows if "bill" in row] == [job.bill]
+        assert json.loads(low) in rows
+        with pytest.raises(Exception, match="transfers are immutable"):
+            await database.run(partial(execute, database, "UPDATE transfer SET amount_micros = 1"))
+        with pytest.raises(Exception, match=r"(?i)constraint"):
+            await database.run(partial(execute, database, "UPDATE account SET balance_micros = -1"))
 
 
 async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> None:
