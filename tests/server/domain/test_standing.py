@@ -135,7 +135,8 @@ def test_the_checks_that_a_suspect_needs_are_those_that_clear_it(checks: list[bo
 
 
 def test_who_becomes_suspect_again_must_pass_four_times_as_many_checks() -> None:
-    checks, needed = (True,) * 5, []
+    checks: tuple[bool, ...] = (True,) * 5
+    needed: list[int] = []
     for _ in range(4):
         checks += (False,) * 3
         needed.append(passes_until_cleared(checks))
