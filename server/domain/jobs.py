@@ -106,6 +106,8 @@ PROVIDERS_FAULT = frozenset(
 )
 # Job types whose only result is their output: a run without output is not charged, however it ends.
 INFERENCE = frozenset({JobType.LLM_INFERENCE, JobType.IMAGE_GENERATION, JobType.VLLM_SERVE})
+# Types that have a price, and that no daemon can run yet.
+NOT_RUN = frozenset({JobType.VLLM_SERVE})
 START_WITHIN_SECONDS = 600
 LOST_AFTER_SECONDS = 300
 

@@ -41,7 +41,7 @@ from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
-from server.services.supply import Supply, check_gpu_exists
+from server.services.supply import Supply, check_can_be_run, check_gpu_exists
 from server.store import disputes, jobs, leases, ledger, rates, storage, terms
 from server.store.database import Database
 
@@ -264,6 +264,7 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
+        check_can_be_run(request.job_type)
         check_gpu_exists(request.gpu_model)
         self._check_open_jobs(renter_id)
         self._check_failed_pulls(renter_id, request)

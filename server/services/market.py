@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
-from server.domain.jobs import JobType
+from server.domain.jobs import NOT_RUN, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.levels import Standing
 from server.domain.placement import Model, Obstacle, vram_for_jobs_mib
@@ -23,6 +23,9 @@ from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
 from server.store.standing import StandingRow
 
+# What a provider may run that has not said yet what it does.
+RUN = frozenset(JobType) - NOT_RUN
+
 
 @dataclass(frozen=True, slots=True)
 class Offering:
@@ -31,7 +34,7 @@ class Offering:
     provider: ProviderRow
     models: list[Model]
     rates: dict[JobType, int]
-    """In halala per minute: the provider's own rates, else the platform's."""
+    """In halala per minute: the provider's own rates, else the platform's, for the job types that it runs."""
     record: TrackRecord
     standing: StandingRow | None
     vram_for_jobs_mib: int | None
@@ -132,7 +135,7 @@ class Market:
         return Offering(
             row,
             models,
-            card | dict(own.rates),
+            {kind: rate for kind, rate in (card | dict(own.rates)).items() if kind in (row.job_types or RUN)},
             known,
             granted,
             vram_for_jobs_mib(row.gpu_vram_mib, own.settings.vram_reserve_mib),

@@ -13,7 +13,7 @@ from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.gpu_models import is_known, nearest_models, satisfies
 from server.domain.hindrances import is_pending
-from server.domain.jobs import START_WITHIN_SECONDS, JobRequest, JobType
+from server.domain.jobs import NOT_RUN, START_WITHIN_SECONDS, JobRequest, JobType
 from server.domain.placement import Obstacle, allows, vram_for_jobs_mib
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.terms import Settings
@@ -99,6 +99,17 @@ class Supply:
                     status="online",
                     advice="leave provider_id out",
                 )
+
+
+def check_can_be_run(kind: JobType) -> None:
+    """Raises JOB_TYPE_NOT_SERVED for a type that no daemon can run, also if the job would wait."""
+    if kind in NOT_RUN:
+        raise DomainError(
+            Reason.JOB_TYPE_NOT_SERVED,
+            f"job_type: no daemon can run {kind.value} jobs yet; ask a model by llm-inference, or bring "
+            "a server of your own as a custom_container",
+            field="job_type",
+        )
 
 
 def check_gpu_exists(gpu_model: str | None) -> None:

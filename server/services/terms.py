@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from server.clock import Clock, ms
-from server.domain.jobs import JobType
+from server.domain.jobs import NOT_RUN, JobType
 from server.domain.placement import Obstacle, settings_obstacle
 from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
 from server.services.dispatch import Dispatch
@@ -53,7 +53,7 @@ class OwnTerms:
         self._read_ms = ms(clock)
 
     async def rates(self, provider_id: int) -> list[OwnRate]:
-        """A provider's rate for each job type."""
+        """A provider's rate for each job type that daemons can run."""
         return await self._database.read(lambda: _rates(terms.of(provider_id)))
 
     async def set_rate(self, provider_id: int, kind: JobType, rate: int | None) -> list[OwnRate]:
@@ -139,4 +139,5 @@ def _rates(own: Terms) -> list[OwnRate]:
     return [
         OwnRate(kind, own.rates.get(kind, platform_rate), kind in own.rates, platform_rate)
         for kind, platform_rate in rates.card().items()
+        if kind not in NOT_RUN
     ]

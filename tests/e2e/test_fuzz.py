@@ -17,7 +17,7 @@ RICHEST = "/(jobs/submit|renters/register)$"
 @pytest.mark.e2e
 @lengths(
     "length",
-    short=Length(examples=2, covering=["x-renter-key"], covered=RICHEST),
+    short=Length(examples=1, covering=["x-renter-key"], covered=RICHEST),
     full=Length(examples=5, covering=["x-renter-key"]),
 )
 def test_no_request_gets_a_response_that_the_document_does_not_describe(
@@ -26,4 +26,4 @@ def test_no_request_gets_a_response_that_the_document_does_not_describe(
     cases, failed = fuzz_all(tmp_path, length, seed=1)
     record_property("schemathesis, cases with three keys", cases)
     assert failed == {}
-    assert cases >= 800
+    assert cases >= 500

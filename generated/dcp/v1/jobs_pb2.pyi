@@ -42,7 +42,7 @@ class _JobTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobType.Value
     JOB_TYPE_CUSTOM_CONTAINER: _JobType.ValueType  # 6
     """A container that the renter supplies."""
     JOB_TYPE_VLLM_SERVE: _JobType.ValueType  # 7
-    """A model server that the renter uses while the job runs."""
+    """A model server that the renter uses while the job runs. No daemon can run it yet: it is refused."""
 
 class JobType(_JobType, metaclass=_JobTypeEnumTypeWrapper):
     """The kind of work that a job does. It determines the rate."""
@@ -62,7 +62,7 @@ JOB_TYPE_BENCHMARK: JobType.ValueType  # 5
 JOB_TYPE_CUSTOM_CONTAINER: JobType.ValueType  # 6
 """A container that the renter supplies."""
 JOB_TYPE_VLLM_SERVE: JobType.ValueType  # 7
-"""A model server that the renter uses while the job runs."""
+"""A model server that the renter uses while the job runs. No daemon can run it yet: it is refused."""
 Global___JobType: _TypeAlias = JobType  # noqa: Y015
 
 class _JobState:

@@ -163,7 +163,6 @@ async def test_second_job_is_placed_after_the_first_has_ended(market: Market) ->
 INFERENCE = [
     jobs_pb2.JOB_TYPE_LLM_INFERENCE,
     jobs_pb2.JOB_TYPE_IMAGE_GENERATION,
-    jobs_pb2.JOB_TYPE_VLLM_SERVE,
 ]
 
 

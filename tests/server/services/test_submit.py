@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import gpus_pb2, jobs_pb2, ledger_pb2, providers_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, ledger_pb2, providers_pb2, renters_pb2, sessions_pb2
 
 from server.store import queue
 from tests.support.running_server import MODEL, Market, Party, refusal
@@ -362,3 +362,22 @@ async def test_job_that_is_submitted_while_a_slot_becomes_free_does_not_wait_for
     job = await market.submit(renter)
     may_go_on.set()
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_job_type_that_no_daemon_can_run_is_refused_also_if_the_job_would_wait(market: Market) -> None:
+    renter, provider = await market.renter(), await market.provider()
+    await market.daemon(provider)
+    for who in (None, provider):
+        submit = market.submit(renter, who, job_type=jobs_pb2.JOB_TYPE_VLLM_SERVE, wait_for_supply=True)
+        refused = await refusal(submit)
+        assert (refused.reason, refused.facts.field) == ("JOB_TYPE_NOT_SERVED", "job_type")
+        assert "llm-inference" in refused.message
+    assert await market.wallet(renter) == (5000, 0)
+
+
+async def test_price_list_of_a_provider_has_the_job_types_that_it_runs(market: Market) -> None:
+    provider = await market.provider()
+    await market.daemon(provider)
+    request = renters_pb2.ListAvailableProvidersRequest()
+    (listed,) = (await market.renter_service.ListAvailableProviders(request)).providers
+    assert dict(listed.rates_halala_per_minute) == {"llm-inference": 150}
