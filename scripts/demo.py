@@ -9,6 +9,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,8 @@ def _show_bill(bill: dict[str, Any]) -> None:
         ("ran", f"{bill['billed_seconds']:.3f} s at {bill['rate_halala_per_minute']} halala/min"),
         ("charge", f"{bill['actual_cost_halala']} halala"),
         ("refund", f"{bill['refund_halala']} halala"),
-        ("provider", f"{bill['provider_halala']} halala"),
-        ("platform", f"{bill['platform_halala']} halala"),
+        ("provider", f"{_exact(bill['provider_micro_halala'])} halala"),
+        ("platform", f"{_exact(bill['platform_micro_halala'])} halala"),
     ]
     print("\nbill")
     for name, value in rows:
@@ -124,8 +125,8 @@ def _show_earnings(market: Market, provider_key: str) -> None:
     me = market.get("/api/providers/me", **{"x-provider-key": provider_key})
     earned = me["provider"]["earnings"]
     print(
-        f"\nearnings  {earned['maturing_halala']} halala mature for {earned['maturing_hours']} hours, "
-        f"then the provider can withdraw them; {earned['claimable_halala']} can be withdrawn now"
+        f"\nearnings  {_exact(earned['maturing_micro_halala'])} halala mature for {earned['maturing_hours']} hours, "
+        f"then the provider can withdraw them; {_exact(earned['claimable_micro_halala'])} can be withdrawn now"
     )
 
 
@@ -152,6 +153,11 @@ def _show_addresses(market: Market, folder: Path) -> None:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _exact(micro_halala: int) -> str:
+    """Millionths of a halala as halala."""
+    return str(Decimal(micro_halala) / 10**6)
 
 
 def _sar(halala: int) -> str:

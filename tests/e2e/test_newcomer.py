@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -125,8 +126,8 @@ def test_demo_answers_bills_and_balances() -> None:
     assert result.returncode == 0, result.stderr
     assert "prompt: What is a GPU?" in result.stdout
     assert re.search(r"\d+ tokens at [\d.]+ tokens/s", result.stdout)
-    bill = dict(re.findall(r"^  (\w+) +(\d+) halala$", result.stdout, re.MULTILINE))
-    amounts = {name: int(value) for name, value in bill.items()}
+    bill = dict(re.findall(r"^  (\w+) +([\d.]+) halala$", result.stdout, re.MULTILINE))
+    amounts = {name: Decimal(value) for name, value in bill.items()}
     assert amounts["hold"] == 450
     assert amounts["charge"] + amounts["refund"] == 450
     assert amounts["provider"] + amounts["platform"] == amounts["charge"] > 0

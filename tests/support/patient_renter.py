@@ -132,8 +132,8 @@ def assert_books(market: Market, renter: Renter, job_ids: list[str], provider_ke
     earned = 0
     for key in provider_keys:
         earnings = market.get("/api/providers/me", **{"x-provider-key": key})["provider"]["earnings"]
-        earned += earnings["claimable_halala"] + earnings["maturing_halala"]
-    assert earned == sum(bill["provider_halala"] for bill in bills)
+        earned += earnings["claimable_micro_halala"] + earnings["maturing_micro_halala"]
+    assert earned == sum(bill["provider_micro_halala"] for bill in bills)
     stats = market.get("/api/admin/dashboard", **{"x-admin-token": market.admin_token})["stats"]
     counted = (stats["total_jobs"], stats["active_jobs"], stats["charged_halala"], stats["held_halala"])
     assert counted == (len(set(job_ids)), 0, charged, 0)
@@ -149,6 +149,8 @@ def _assert_bill(job: dict[str, Any]) -> None:
     charge = bill["actual_cost_halala"]
     assert charge + bill["refund_halala"] == bill["hold_halala"] == job["cost_halala"]
     assert bill["provider_halala"] + bill["platform_halala"] == charge <= bill["hold_halala"]
+    assert 4 * bill["provider_micro_halala"] == 3 * charge * 10**6
+    assert bill["provider_micro_halala"] + bill["platform_micro_halala"] == bill["actual_cost_micro_halala"]
     billed_ms = round(bill["billed_seconds"] * 1000)
     assert charge == math.ceil(job["rate_halala_per_minute"] * billed_ms / 60_000)
     if job["status"] == "failed" and job["failure_reason"] != "DURATION_LIMIT":
