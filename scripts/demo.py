@@ -124,9 +124,10 @@ def _show_bill(bill: dict[str, Any]) -> None:
 def _show_earnings(market: Market, provider_key: str) -> None:
     me = market.get("/api/providers/me", **{"x-provider-key": provider_key})
     earned = me["provider"]["earnings"]
+    maturing, claimable = (_exact(earned[f"{name}_micro_halala"]) for name in ("maturing", "claimable"))
     print(
-        f"\nearnings  {_exact(earned['maturing_micro_halala'])} halala mature for {earned['maturing_hours']} hours, "
-        f"then the provider can withdraw them; {_exact(earned['claimable_micro_halala'])} can be withdrawn now"
+        f"\nearnings  {maturing} halala mature for {earned['maturing_hours']} hours, "
+        f"then the provider can withdraw them; {claimable} can be withdrawn now"
     )
 
 
