@@ -255,9 +255,12 @@ def test_dashboard_and_withdrawals_for_the_operator(market: Market, base: str) -
 
 
 def test_both_bases_give_the_same_answer(market: Market, renter: Account) -> None:
+    def get(base: str, path: str) -> tuple[int, Any]:
+        answer = market.http.get(f"{base}/{path}", headers={"x-renter-key": renter[1]})
+        return answer.status_code, answer.json()
+
     for path in ("renters/available-providers", "renters/me", "jobs/job-none", "nowhere"):
-        direct, proxied = (
-            market.http.get(f"{base}/{path}", headers={"x-renter-key": renter[1]})
-            for base in ("/api", "/api/dc1")
-        )
-        assert (direct.status_code, direct.json()) == (proxied.status_code, proxied.json())
+        direct, proxied = get("/api", path), get("/api/dc1", path)
+        if direct != proxied:  # a provider of another test may have gone offline between the two
+            direct, proxied = get("/api", path), get("/api/dc1", path)
+        assert direct == proxied

@@ -69,6 +69,7 @@ async def command(*arguments: str, state: Path, **environ: str) -> AsyncIterator
         if process.returncode is None:
             process.kill()
             await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]  # a child of it may hold its pipes open
 
 
 async def run(*arguments: str, state: Path, **environ: str) -> tuple[int, str, str]:
