@@ -9,11 +9,11 @@ import sys
 import tempfile
 import textwrap
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from scripts.market import Market, NotReadyError
+from server.domain import money
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROMPT = "What is a GPU?"
@@ -113,8 +113,8 @@ def _show_bill(bill: dict[str, Any]) -> None:
         ("ran", f"{bill['billed_seconds']:.3f} s at {bill['rate_halala_per_minute']} halala/min"),
         ("charge", f"{bill['actual_cost_halala']} halala"),
         ("refund", f"{bill['refund_halala']} halala"),
-        ("provider", f"{_exact(bill['provider_micro_halala'])} halala"),
-        ("platform", f"{_exact(bill['platform_micro_halala'])} halala"),
+        ("provider", f"{money.text(bill['provider_micro_halala'])} halala"),
+        ("platform", f"{money.text(bill['platform_micro_halala'])} halala"),
     ]
     print("\nbill")
     for name, value in rows:
@@ -124,7 +124,7 @@ def _show_bill(bill: dict[str, Any]) -> None:
 def _show_earnings(market: Market, provider_key: str) -> None:
     me = market.get("/api/providers/me", **{"x-provider-key": provider_key})
     earned = me["provider"]["earnings"]
-    maturing, claimable = (_exact(earned[f"{name}_micro_halala"]) for name in ("maturing", "claimable"))
+    maturing, claimable = (money.text(earned[f"{name}_micro_halala"]) for name in ("maturing", "claimable"))
     print(
         f"\nearnings  {maturing} halala mature for {earned['maturing_hours']} hours, "
         f"then the provider can withdraw them; {claimable} can be withdrawn now"
@@ -154,11 +154,6 @@ def _show_addresses(market: Market, folder: Path) -> None:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _exact(micro_halala: int) -> str:
-    """Millionths of a halala as halala."""
-    return str(Decimal(micro_halala) / 10**6)
 
 
 def _sar(halala: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 from scripts.liars.answers import Question
 from scripts.liars.machines import MODELS, SLOW, Kind, Machine, Work
 from server.domain import canaries as rules
-from server.domain.canaries import CanaryVerdict, Known
+from server.domain.canaries import CanaryVerdict
 from server.domain.equality import Answer
 from server.domain.jobs import FailureReason, Job, JobState, JobType
 from server.domain.levels import tier
@@ -38,13 +39,7 @@ class Checks:
     def hour(self, machine: Machine, now_ms: int) -> None:
         """Asks a machine as often as it is its turn in an hour."""
         for _ in range(rules.AT_FIRST_IN_DOUBT):
-            is_suspect = machine.is_suspect_by_checks
-            known = Known(
-                machine.asked,
-                machine.checks_passed > 0 or is_suspect,
-                machine.doubt > 0 and not is_suspect,
-                machine.jobs_of_day,
-            )
+            known = replace(machine.known, asked=machine.asked, jobs_a_day=machine.jobs_of_day)
             due = rules.chance(known, self._percent, HOUR_MS)
             if self._draw.random() >= due:
                 return

@@ -12,6 +12,8 @@ from random import Random
 
 from scripts.liars import answers
 from scripts.liars.answers import Question
+from server.domain import canaries as rules
+from server.domain.canaries import Known
 from server.domain.levels import Standing
 from server.domain.payouts import HOUR_MS, Payout
 from server.domain.placement import Model
@@ -23,9 +25,7 @@ from server.domain.standing import (
     Facts,
     Party,
     assess,
-    evidence,
     independent,
-    passes_until_cleared,
 )
 
 # The checks of which a standing follows.
@@ -112,9 +112,8 @@ class Machine:
     asked: int = 0
     figures: list[float] = field(default_factory=list)
     """Of the answers since the last clear one."""
-    doubt: float = 0.0
-    """How much its checks speak for cheating."""
-    is_suspect_by_checks: bool = False
+    known: Known = field(default_factory=Known)
+    """What its checks say of how soon it is asked again; not how often it was asked and had jobs."""
     customers: dict[Party, int] = field(default_factory=dict)
     counted: tuple[int, int] = (0, 0)
     """Its independent customers and what they paid, as last counted."""
@@ -241,8 +240,7 @@ class Machine:
         """A check has a result."""
         self.checks.append(passed)
         self.checks_passed += passed
-        self.doubt = evidence(self.checks)
-        self.is_suspect_by_checks = passes_until_cleared(self.checks) > 0
+        self.known = rules.known(0, self.checks, 0)
         self.figures.clear()
         self.is_changed = True
 

@@ -17,6 +17,7 @@ from statistics import median
 from server.domain import equality
 from server.domain.equality import AGAINST, LEAST_QUESTIONS, Answer, Equality
 from server.domain.jobs import FINAL, FailureReason, Job, JobState
+from server.domain.standing import is_doubted, passes_until_cleared
 
 DAY_MS = 24 * 3600 * 1000
 # Of each live provider, whatever it earns.
@@ -133,6 +134,12 @@ class Known:
     is_doubted: bool = False
     """One failed, which those since neither outweigh nor confirm: see server.domain.standing."""
     jobs_a_day: int = 0
+
+
+def known(asked: int, checks: Sequence[bool], jobs_a_day: int) -> Known:
+    """What follows from the newest checks, oldest first: whether each of them passed."""
+    is_settled = any(checks) or passes_until_cleared(checks) > 0
+    return Known(asked, is_settled, is_doubted(checks), jobs_a_day)
 
 
 def chance(known: Known, percent: int, elapsed_ms: int) -> float:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain import pricing
+from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Bill, JobType
+from server.domain.money import MAX_BALANCE_HALALA
 from server.domain.withdrawals import Withdrawal, WithdrawalState
 
 
@@ -135,6 +137,15 @@ def accounts_of(provider_id: int) -> tuple[Account, ...]:
     """The accounts of a provider, in the order of the fields of ``ProviderMoney``."""
     kinds = (provider, maturing, disputed, reserved, debt)
     return tuple(kind(provider_id) for kind in kinds)
+
+
+def too_large() -> DomainError:
+    """The refusal of an amount with which an account would hold more than it can."""
+    return DomainError(
+        Reason.AMOUNT_TOO_LARGE,
+        f"amount_halala: an account holds at most {MAX_BALANCE_HALALA} halala; send less",
+        field="amount_halala",
+    )
 
 
 def renter(owner_id: int) -> Account:

@@ -22,6 +22,11 @@ def whole_halala(amount: int) -> int:
     return amount // MICROS if amount >= 0 else -(-amount // MICROS)
 
 
+def whole_or_none(amount: int | None) -> int | None:
+    """The same, of an amount that may be missing."""
+    return None if amount is None else whole_halala(amount)
+
+
 def text(amount: int) -> str:
     """An amount in micros as halala, with as many decimals as it needs: "30.75"."""
     sign, rest = "-" * (amount < 0), abs(amount)

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common.images import ImageNameError, parse
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict
 from server.domain.disputes import Dispute, DisputeState
-from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.errors import invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import SENTENCES, Verdict, VerdictReason
@@ -33,8 +33,9 @@ from server.domain.jobs import (
     JobType,
 )
 from server.domain.leases import LeaseOutcome
+from server.domain.ledger import too_large
 from server.domain.levels import Standing, Unasked
-from server.domain.money import MAX_BALANCE_HALALA, micros, whole_halala
+from server.domain.money import MAX_BALANCE_HALALA, micros, whole_halala, whole_or_none
 from server.domain.placement import Obstacle
 from server.domain.pricing import whole_shares
 from server.domain.providers import ProviderStatus
@@ -262,7 +263,7 @@ def standing(row: StandingRow | None) -> standing_pb2.ProviderStanding | None:
         ],
         lifted_to=_STANDINGS[found.lifted_to] if found.lifted_to else None,
         slots=found.bounds.slots,
-        value_halala=_whole(found.bounds.value_micros),
+        value_halala=whole_or_none(found.bounds.value_micros),
     )
 
 
@@ -348,7 +349,7 @@ def dispute(found: Dispute) -> jobs_pb2.Dispute:
         held_halala=whole_halala(found.held_micros),
         created_at=timestamp(found.created_ms),
         decided_at=timestamp(found.decided_ms),
-        refund_halala=_whole(found.refund_micros),
+        refund_halala=whole_or_none(found.refund_micros),
         note=found.note,
     )
 
@@ -411,10 +412,6 @@ def past_attempt(past: PastAttempt) -> providers_pb2.PastAttempt:
     )
 
 
-def _whole(amount: int | None) -> int | None:
-    return None if amount is None else whole_halala(amount)
-
-
 def _seconds_up(time_ms: int | None) -> int | None:
     return -(-time_ms // 1000) if time_ms is not None else None
 
@@ -447,12 +444,11 @@ def with_money(message: M, **amounts: int | None) -> M:
     return message
 
 
-def micros_of(halala: int, field: str = "amount_halala") -> int:
-    """An amount of a request in micros. Raises AMOUNT_TOO_LARGE if no account can hold it."""
-    if halala > MAX_BALANCE_HALALA:
-        message = f"{field}: an account holds at most {MAX_BALANCE_HALALA} halala; send less"
-        raise DomainError(Reason.AMOUNT_TOO_LARGE, message, field=field)
-    return micros(halala)
+def micros_of(amount_halala: int) -> int:
+    """The amount of a request in micros. Raises AMOUNT_TOO_LARGE if no account can hold it."""
+    if amount_halala > MAX_BALANCE_HALALA:
+        raise too_large()
+    return micros(amount_halala)
 
 
 def usage(data: dict[str, Any]) -> jobs_pb2.Usage:

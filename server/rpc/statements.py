@@ -11,7 +11,7 @@ from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
 
 from server.domain.ledger import TransferKind
-from server.domain.money import whole_halala
+from server.domain.money import whole_halala, whole_or_none
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
 from server.rpc.context import Context
@@ -150,7 +150,7 @@ def _cells(row: Line) -> list[Cell]:
         row.kind.value,
         whole_halala(row.amount_micros),
         whole_halala(row.balance_micros),
-        None if row.charged_micros is None else whole_halala(row.charged_micros),
+        whole_or_none(row.charged_micros),
         row.job_id,
         row.job_type,
         row.model,

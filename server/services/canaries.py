@@ -24,7 +24,6 @@ from server.domain.leases import Channel
 from server.domain.levels import tier
 from server.domain.placement import allows
 from server.domain.prompts import LONG_WORDS, Shape
-from server.domain.standing import is_doubted, passes_until_cleared
 from server.services.fleet import Fleet, Presence
 from server.services.jobs import Jobs, quoted
 from server.store import canaries, jobs, leases, ledger, providers, renters, standing
@@ -40,7 +39,7 @@ BATCH, KNOWN_MS = 100, 3600 * 1000
 # How soon a provider is asked again that takes no canary now.
 PUT_OFF_MS = 60 * 1000
 # Canaries that are judged, submitted, and looked at as they wait, in one tick: no tick takes long.
-JUDGED, SUBMITTED, WAITING = 100, 50, 50
+JUDGED, SUBMITTED, LOOKED_AT = 100, 50, 50
 # Sessions with a model of which the witnesses are drawn, the most.
 SERVING = 1000
 # The newest jobs of a provider, whose sizes are imitated, and its newest canaries.
@@ -102,8 +101,8 @@ class Canaries:
         self._chance = random.Random(secrets.randbits(256))  # noqa: S311  nobody sees its numbers
         self._past: dict[int, _Past] = {}
         self._looked_ms: int | None = None
-        self._place = 0
-        """Where the next look at the waiting questions begins."""
+        self._skipped = 0
+        """How many waiting canaries the next look leaves out, as the looks before have seen them."""
         self._decided: dict[str, int] = {}
         """The questions that nobody else could be asked, and how many had been."""
 
@@ -132,8 +131,8 @@ class Canaries:
 
     async def _ask_witnesses(self, now_ms: int) -> None:
         """Asks the questions that wait of others, and lets those decide that nobody else can be asked."""
-        page, is_end = await self._database.read(lambda: canaries.waiting_questions(self._place, WAITING))
-        self._place = 0 if is_end else self._place + WAITING
+        page, is_end = await self._database.read(lambda: canaries.waiting_questions(self._skipped, LOOKED_AT))
+        self._skipped = 0 if is_end else self._skipped + LOOKED_AT
         left = SUBMITTED
         for question in page:
             if question.is_pending or left <= 0:
@@ -312,15 +311,7 @@ def _known(provider_ids: Sequence[int], now_ms: int) -> dict[int, Known]:
     jobs_a_day = canaries.jobs_since(provider_ids, now_ms - rules.DAY_MS)
     newest = canaries.newest(provider_ids, JUDGED_BY)
     asked = canaries.asked(provider_ids)
-    return {
-        key: Known(
-            asked.get(key, 0),
-            any(newest[key]) or passes_until_cleared(newest[key]) > 0,
-            is_doubted(newest[key]),
-            jobs_a_day.get(key, 0),
-        )
-        for key in provider_ids
-    }
+    return {key: rules.known(asked.get(key, 0), newest[key], jobs_a_day.get(key, 0)) for key in provider_ids}
 
 
 def _shapes(samples: Sequence[Sample]) -> list[Shape]:

@@ -127,7 +127,8 @@ class Dispatch:
         """
         left_queued = self.left_queued
         await self._fill(provider_id)
-        if self.left_queued != left_queued:
+        presence = self._fleet.get(provider_id)
+        if self.left_queued != left_queued and presence is not None and presence.free_slots:
             await self._fill(provider_id)
 
     async def _fill(self, provider_id: int) -> None:

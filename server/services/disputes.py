@@ -24,7 +24,7 @@ from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import Job
 from server.domain.leases import Channel
 from server.domain.ledger import PLATFORM, AccountKind, ProviderMoney
-from server.domain.money import whole_halala
+from server.domain.money import whole_halala, whole_or_none
 from server.domain.providers import AccountState
 from server.domain.reliability import TrackRecord, track_record
 from server.domain.webhooks import WebhookEvent
@@ -257,8 +257,7 @@ def _refuse_too_many(renter_id: int) -> None:
 
 
 def _audit_facts(dispute: Dispute) -> dict[str, object]:
-    refund = dispute.refund_micros
-    facts = {"refund_halala": None if refund is None else whole_halala(refund), "note": dispute.note}
+    facts = {"refund_halala": whole_or_none(dispute.refund_micros), "note": dispute.note}
     return {
         "status": dispute.state.value,
         **{name: value for name, value in facts.items() if value is not None},

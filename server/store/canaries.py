@@ -221,7 +221,10 @@ def same_question(question: str, but_provider_id: int, limit: int) -> list[Canar
 
 
 def question_of_others(subject: str, provider_id: int, since_ms: int, most: int) -> str | None:
-    """The newest question about a subject that others were asked lately, and this provider never."""
+    """The newest question about a subject that others were asked lately, and this provider never.
+
+    None also if ``most`` or more were asked it.
+    """
     own = db.Canary.select(db.Canary.question).where(db.Canary.provider_id == provider_id)
     query = (
         db.Canary.select(db.Canary.question)

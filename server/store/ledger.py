@@ -13,7 +13,7 @@ from server.domain import ledger
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.ledger import AccountKind, HoldState, TransferKind
-from server.domain.money import MAX_BALANCE_HALALA, MAX_BALANCE_MICROS, whole_halala
+from server.domain.money import MAX_BALANCE_MICROS, whole_halala
 from server.store import states
 from server.store.models import Account, Hold, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
@@ -303,11 +303,7 @@ def _credit(account: ledger.Account, amount: int) -> int:
     most = 0 if account.kind in ledger.NEVER_POSITIVE else MAX_BALANCE_MICROS
     credited = _moved(_add, account, amount=amount, most=most - amount)
     if credited is None:
-        raise DomainError(
-            Reason.AMOUNT_TOO_LARGE,
-            f"amount_halala: an account holds at most {MAX_BALANCE_HALALA} halala; send less",
-            field="amount_halala",
-        )
+        raise ledger.too_large()
     return credited
 
 
