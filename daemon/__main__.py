@@ -33,6 +33,7 @@ from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
+from daemon.machine.gpus.provers import Prover
 from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.gpus.watched import detect
 from daemon.machine.health import Health
@@ -237,6 +238,9 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
             runs_plain_processes=isinstance(runner, ProcessRunner),
             is_key_known=was_accepted(config.state_dir, config.server, key),
             verdicts=Verdicts(config.state_dir),
+            start_prover=partial(Prover.start, environment=config.engine_environment)
+            if config.proves_gpus
+            else None,
         ),
     )
     _drain_on_signals(daemon, manager)

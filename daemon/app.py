@@ -31,6 +31,7 @@ from daemon.service.version import daemon_version
 from daemon.work.admission import Admission
 from daemon.work.artifacts import ArtifactSink, Uploader
 from daemon.work.attempts import Attempts
+from daemon.work.gpu_proof import GpuProof, StartProver, provable
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests
 from daemon.work.verdicts import Verdicts
@@ -38,6 +39,7 @@ from daemon.work.verdicts import Verdicts
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 10.0
+PROOF_SECONDS = 1.0
 SWEEP_SECONDS = 3600.0
 # What takes minutes and only frees room waits until the start is over.
 FIRST_TIDY_SECONDS = 60.0
@@ -63,6 +65,8 @@ class Options:
     """The server has accepted the key before: if it does not know it, it is asked again for a day."""
     verdicts: Verdicts | None = None
     """The verdicts of models that outlast the daemon; None: they end with it."""
+    start_prover: StartProver | None = None
+    """Starts a process that can fill a GPU; None: the GPUs are not proved."""
     artifact_sink: ArtifactSink | None = None
     """Where the files of jobs go; None: to the server."""
     tick_seconds: float = 0.1
@@ -107,13 +111,21 @@ class Daemon:
         self._attempts = Attempts(
             self._roster.engines, self._happened, self._room, machine.clock, sink, self._roster.is_leaving
         )
+        self._proof = GpuProof(
+            link.prove,
+            self._options.start_prover,
+            self._provable_gpus,
+            machine.clock,
+            is_idle=lambda: not self._session.unfinished,
+            changed=self._report_capacity,
+        )
         self._self_tests = SelfTests(
             engines,
             machine.clock,
             machine.rng,
             is_busy=self._attempts.is_busy,
             changed=self._report_capacity,
-            is_held=lambda: machine.health.is_all_kept or machine.health.is_unknown,
+            is_held=lambda: machine.health.is_all_kept or machine.health.is_unknown or self._proof.keeps_gpus,
             verdicts=self._options.verdicts,
         )
         self._admission = Admission(
@@ -123,6 +135,7 @@ class Daemon:
             machine.health,
             self._roster,
             self._self_tests,
+            self._proof,
         )
         self._session = DaemonSession(
             Introduction(secrets.token_hex(8), daemon_version(), self._options.runs_plain_processes),
@@ -288,6 +301,7 @@ class Daemon:
             self._line.keep_open(),
             _every(self._options.tick_seconds, self._tick),
             _every(self._options.sample_seconds, self._sample),
+            _every(PROOF_SECONDS, self._proof.tick),
             _every(REFRESH_SECONDS, self.refresh),
             _every(SWEEP_SECONDS, self._roster.sweep),
             _every(SWEEP_SECONDS, self._roster.tidy, first_seconds=FIRST_TIDY_SECONDS),
@@ -337,6 +351,7 @@ class Daemon:
         logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
         self._line.key_was_accepted()
         self._opened_at = self._now()
+        self._proof.may_ask = True
         if self._session.update_available:
             newest = self._session.newest_daemon
             logger.warning("a newer daemon is there: run dcp-daemon update; newest=%s", newest)
@@ -346,6 +361,12 @@ class Daemon:
     async def _report_ready(self, provider_id: int) -> None:
         await self._self_tests.settle(READY_SECONDS)
         self._options.on_ready(provider_id)
+
+    def _provable_gpus(self) -> dict[str, int]:
+        """The free memory of each GPU, in MiB; empty unless all can be filled."""
+        status = self._sampler.fresh
+        found = provable(status) if status is not None else {}
+        return found if found.keys() == set(self._health.healthy_gpus()) else {}
 
     def _unfinished(self) -> set[ev.LeaseKey]:
         return {ev.lease_key(run.lease) for run in self._session.unfinished}

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
-from dcp.v1 import artifacts_pb2, providers_pb2, sessions_pb2
+from dcp.v1 import artifacts_pb2, gpu_proofs_pb2, providers_pb2, sessions_pb2
 from dcp.v1.artifacts_pb2_grpc import ArtifactServiceStub
+from dcp.v1.gpu_proofs_pb2_grpc import GpuProofServiceStub
 from dcp.v1.providers_pb2_grpc import ProviderServiceStub
 from dcp.v1.sessions_pb2_grpc import SessionServiceStub
 from google.protobuf.message import DecodeError
@@ -73,6 +74,7 @@ _ABOUT_FIELDS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXIST
 _KEY_REASONS = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
 
 T = TypeVar("T")
+_Proof = aio.StreamStreamCall[gpu_proofs_pb2.ProveGpusRequest, gpu_proofs_pb2.ProveGpusResponse]
 _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
 
 
@@ -190,6 +192,33 @@ class Stream:
             await self._call.done_writing()
 
 
+class ProofStream:
+    """The stream of one proof. Both methods raise LinkBrokenError."""
+
+    def __init__(self, call: _Proof) -> None:
+        self._call = call
+
+    async def send(self, request: gpu_proofs_pb2.ProveGpusRequest) -> None:
+        """Sends a message."""
+        try:
+            await _step(self._call.write(request))
+        except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+            await self.receive()  # it says why
+            raise LinkBrokenError("the server does not go on with the proof") from None
+
+    async def receive(self) -> gpu_proofs_pb2.ProveGpusResponse:
+        """The next message."""
+        try:
+            answer = await _step(self._call.read())
+        except aio.AioRpcError as error:
+            raise _link_error(error) from None
+        except (TimeoutError, asyncio.InvalidStateError):
+            raise LinkBrokenError("the server does not go on with the proof") from None
+        if not isinstance(answer, gpu_proofs_pb2.ProveGpusResponse):
+            raise LinkBrokenError("the server ended the proof")
+        return answer
+
+
 class Link:
     """The way to one server with one key."""
 
@@ -203,6 +232,18 @@ class Link:
         async with _channel(self._server) as channel:
             call = SessionServiceStub(channel).Connect(metadata=(("authorization", f"Bearer {self._key}"),))
             yield Stream(call)
+
+    @contextlib.asynccontextmanager
+    async def prove(self) -> AsyncIterator[ProofStream]:
+        """A stream on which the machine proves its GPUs."""
+        async with _channel(self._server) as channel:
+            call = GpuProofServiceStub(channel).ProveGpus(
+                metadata=(("authorization", f"Bearer {self._key}"),)
+            )
+            try:
+                yield ProofStream(call)
+            finally:
+                call.cancel()
 
     async def upload(self, lease: sessions_pb2.Lease, artifact: Artifact) -> None:
         """Sends one file once; one that is there already counts as sent.

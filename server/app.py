@@ -22,6 +22,7 @@ from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
 from server.rpc.disputes import DisputeServicer
 from server.rpc.events import body_text
+from server.rpc.gpu_proofs import GpuProofServicer
 from server.rpc.health import ServerHealth
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
@@ -76,6 +77,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         AdminServicer(services.dashboard, services.withdrawals, services.audit, services.discards),
         ArtifactServicer(services.artifacts),
         DisputeServicer(services.disputes),
+        GpuProofServicer(services.gpu_proofs),
         JobServicer(services.jobs),
         KeyServicer(services.key_ring),
         LedgerServicer(services.renters, services.proofs),

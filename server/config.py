@@ -19,6 +19,7 @@ from packaging.version import Version
 from common.addresses import Network
 from common.nearest import did_you_mean
 from server.domain.artifacts import ArtifactLimits
+from server.domain.gpu_proofs import Scale
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
@@ -176,6 +177,12 @@ VARIABLES = (
         "How many of 100 jobs check the work of providers, at the market's cost: at least one before a "
         "provider's standing can grow, and about two a day; 0: none.",
     ),
+    Variable(
+        "DCP_GPU_PROOF_ROUNDS",
+        str(Scale().rounds),
+        "Iterations of PBKDF2 for each 32 bytes with which machines fill their GPUs to prove them: more as "
+        "GPUs become faster.",
+    ),
     *(
         Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: no limit.")
         for name, (field, meaning) in _LIMITS.items()
@@ -294,6 +301,8 @@ class Config:
     """How long payouts mature, and how long a charge can be disputed."""
     canary_percent: int = CANARY_PERCENT
     """How many of 100 jobs check the work of providers; 0: none."""
+    gpu_proof_rounds: int = Scale().rounds
+    """How much work machines have that prove their GPUs."""
     recovery_hours: int = RECOVERY_HOURS
     """How long a new key for a lost one waits, so that the present key's holder can cancel."""
     mail: MailSettings | None = None
@@ -345,6 +354,7 @@ class Config:
                     for name, (field, least, most, _) in _PAYOUTS.items()
                 }
             ),
+            gpu_proof_rounds=_number("DCP_GPU_PROOF_ROUNDS", value["DCP_GPU_PROOF_ROUNDS"], 1, 1 << 20),
             canary_percent=_number("DCP_CANARY_PERCENT", value["DCP_CANARY_PERCENT"], 0, 100),
         )
 

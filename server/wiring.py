@@ -11,6 +11,7 @@ from server.blobs import Blobs
 from server.blobs.files import FileBlobs
 from server.clock import Clock
 from server.config import Config
+from server.domain.gpu_proofs import Scale
 from server.domain.payouts import Period
 from server.domain.standing import Facts, assess
 from server.mail import SmtpMail
@@ -22,6 +23,7 @@ from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
 from server.services.disputes import Disputes
 from server.services.fleet import Fleet
+from server.services.gpu_proofs import GpuProofs
 from server.services.heartbeats import Heartbeats
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
@@ -107,6 +109,7 @@ class Services:
             config.storage_limits,
             needs_proof=sends_mail,
         )
+        self.gpu_proofs = GpuProofs(database, self.fleet, clock, Scale(rounds=config.gpu_proof_rounds))
         self.canaries = Canaries(database, self.fleet, self.jobs, clock, config.canary_percent)
         self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock, matures)
         self.artifacts = Artifacts(

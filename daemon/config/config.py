@@ -102,6 +102,12 @@ VARIABLES = (
         "uncharged. Not with DCP_ATTACHED_URL.",
     ),
     Variable(
+        "DCP_PROVE_GPUS",
+        "true",
+        "false: the daemon does not fill its idle GPUs to prove them to the server, which takes some minutes "
+        "a month; they then stay claimed instead of verified.",
+    ),
+    Variable(
         "DCP_SCHEDULE",
         "",
         "When jobs are taken, such as Mon-Fri 20:00-08:00, Sat-Sun 00:00-24:00. Unset: always.",
@@ -164,6 +170,8 @@ class Config:
     """The least severity that is logged."""
     rules: Rules = field(default_factory=Rules)
     """When this machine may take a job, whatever the server thinks."""
+    proves_gpus: bool = True
+    """Whether the GPUs are filled, when they are idle, to prove them to the server."""
     update_url: str | None = None
     """Where the newest release is described: an https URL or a path."""
     update_public_key: bytes | None = None
@@ -251,6 +259,7 @@ def _config(
         log_level=_log_level(settings.get("DCP_LOG_LEVEL", Config.log_level)),
         rules=_rules(settings),
         update_url=_update_url(settings.get("DCP_UPDATE_URL"), environ),
+        proves_gpus=_switch("DCP_PROVE_GPUS", settings.get("DCP_PROVE_GPUS", "true")),
         update_public_key=_public_key(settings.get("DCP_UPDATE_PUBLIC_KEY")),
     )
     _check_transport(config)

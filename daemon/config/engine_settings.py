@@ -30,7 +30,21 @@ class Variable(NamedTuple):
 # What a model server's process may see of this program's environment: where libraries lie, which GPUs the
 # owner gives to it, how many threads it uses. Anything else may be secret.
 _SEEN = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
-_SEEN_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "GGML_", "OMP_", "GOMP_", "HIP_", "HSA_", "ROCR_", "VK_")
+_SEEN_PREFIXES = (
+    "LC_",
+    "CUDA_",
+    "NVIDIA_",
+    "GGML_",
+    "OMP_",
+    "GOMP_",
+    "HIP_",
+    "HSA_",
+    "ROCR_",
+    "VK_",
+    "OCL_ICD_",
+    "POCL_",
+    "PYOPENCL_",
+)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from daemon.service.version import daemon_version, is_older
 
 READY_SECONDS = 90.0
 POLL_SECONDS = 0.25
-EXTRAS = "[daemon,llamacpp]"
+EXTRAS = "[daemon,llamacpp,gpu-proof]"
 
 
 class UpdateError(Exception):

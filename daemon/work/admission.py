@@ -15,6 +15,7 @@ from daemon.machine.machine import GpuSampler
 from daemon.machine.policy import Rules, refusal, rules_of, stricter
 from daemon.protocol.events import Capacity
 from daemon.runners import MAX_MODELS, Runner
+from daemon.work.gpu_proof import GpuProof
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests, job_types_of
 
@@ -33,6 +34,7 @@ class Admission:
         health: Health,
         roster: Roster,
         self_tests: SelfTests,
+        proof: GpuProof,
     ) -> None:
         """`local_time`: the time of day, with its zone."""
         self.rules = rules
@@ -44,12 +46,15 @@ class Admission:
         self._health = health
         self._roster = roster
         self._self_tests = self_tests
+        self._proof = proof
         self._left_out: list[str] = []
 
     def obstacle(self, offer: sessions_pb2.JobOffer | None = None) -> str:
         """Why the rules refuse this offer, or every offer; empty when they do not."""
         if self._health.is_all_kept:
             return "this provider's owner keeps its GPUs for now"
+        if self._proof.is_running:
+            return "this machine proves its GPUs to the server, for some minutes"
         if self._health.is_driver_lost:
             return "this machine's NVIDIA driver does not answer"
         spec = offer.container_spec if offer is not None else jobs_pb2.ContainerSpec()

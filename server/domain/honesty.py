@@ -1,11 +1,12 @@
 """Honesty: how far a machine's report about its GPUs is believed. Pure; the time is an argument.
 
-A machine measures itself, so nothing here is a proof: the rules find what contradicts the rest of the
-report, the claim at registration, or the known figures of the GPU model.
+A machine measures itself: most rules find what contradicts the rest of the report, the claim at registration,
+or the known figures of the GPU model. What a machine proved (server.domain.gpu_proofs) comes as a fact.
 
 * suspect: a contradiction. Such a provider gets jobs last; an operator decides about anything more.
 * unverified: too little to compare, or the set of GPUs changed less than a day ago.
-* verified: neither. The first set of GPUs that a provider reports is believed at once.
+* claimed: no contradiction, but no check of its work passed, or the memory of its GPUs is not proved.
+* verified: none of these. The first set of GPUs that a provider reports is believed at once.
 
 Only the UUID of a failed GPU is used: the GPU still belongs to the set, but its figures are not judged.
 """
@@ -45,11 +46,13 @@ class VerdictReason(StrEnum):
     GPUS_CHANGED = "GPUS_CHANGED"
     TOO_SLOW = "TOO_SLOW"
     NOT_CHECKED = "NOT_CHECKED"
+    NOT_PROVED = "NOT_PROVED"
     CLAIM_MISMATCH = "CLAIM_MISMATCH"
     MEMORY_MISMATCH = "MEMORY_MISMATCH"
     CAPABILITY_MISMATCH = "CAPABILITY_MISMATCH"
     FIGURES_IMPLAUSIBLE = "FIGURES_IMPLAUSIBLE"
     UUID_SHARED = "UUID_SHARED"
+    PROOF_FAILED = "PROOF_FAILED"
 
 
 CONTRADICTIONS = frozenset(
@@ -59,14 +62,19 @@ CONTRADICTIONS = frozenset(
         VerdictReason.CAPABILITY_MISMATCH,
         VerdictReason.FIGURES_IMPLAUSIBLE,
         VerdictReason.UUID_SHARED,
+        VerdictReason.PROOF_FAILED,
     }
 )
+# Nothing speaks against the figures, but they are the machine's own word.
+UNPROVED = frozenset({VerdictReason.NOT_CHECKED, VerdictReason.NOT_PROVED})
 SENTENCES = {
     VerdictReason.NO_GPU_MEASURED: "No NVIDIA GPU was measured on the machine.",
     VerdictReason.FIGURES_MISSING: "The report lacks the name, the total memory or the UUID of a GPU.",
     VerdictReason.MODEL_NOT_KNOWN: "The marketplace has no figures of this GPU model to compare with.",
     VerdictReason.GPUS_CHANGED: "The GPUs of the machine changed less than 24 hours ago.",
     VerdictReason.NOT_CHECKED: "No check of its work has passed yet.",
+    VerdictReason.NOT_PROVED: "It has not proved the memory of its GPUs within 30 days.",
+    VerdictReason.PROOF_FAILED: "A GPU did not hold what was written to it, or was too slow for its model.",
     VerdictReason.TOO_SLOW: "Its jobs ran far slower than any GPU runs them.",
     VerdictReason.CLAIM_MISMATCH: "It registered with another GPU model than its daemon reports.",
     VerdictReason.MEMORY_MISMATCH: "No GPU of this model has so much or so little memory.",
@@ -138,6 +146,8 @@ class History:
     """Another live provider reports one of its UUIDs."""
     is_unchecked: bool = False
     """The market checks the work of providers, and no check of this one's has passed yet."""
+    proof: bool | None = True
+    """Whether it proved the memory and the speed of its GPUs; False: it failed; None: it has not lately."""
     tokens_per_second: float | None = None
     """The median of its newest jobs, by the server's clock; None if they are too few."""
 
@@ -167,7 +177,7 @@ def judge(reported: Facts, history: History, now_ms: int) -> Judgement:
 def _verdict(reasons: Collection[VerdictReason]) -> Verdict:
     if not CONTRADICTIONS.isdisjoint(reasons):
         return Verdict.SUSPECT
-    if set(reasons) == {VerdictReason.NOT_CHECKED}:
+    if reasons and UNPROVED.issuperset(reasons):
         return Verdict.CLAIMED
     return Verdict.UNVERIFIED if reasons else Verdict.VERIFIED
 
@@ -180,6 +190,9 @@ def _of_machine(reported: Facts, history: History) -> list[VerdictReason]:
         reasons.append(VerdictReason.CLAIM_MISMATCH)
     if history.is_unchecked and reported.gpus:
         reasons.append(VerdictReason.NOT_CHECKED)
+    if reported.gpus and history.proof is not True:
+        failed = history.proof is False
+        reasons.append(VerdictReason.PROOF_FAILED if failed else VerdictReason.NOT_PROVED)
     if not reported.has_all_uuids:
         reasons.append(VerdictReason.FIGURES_MISSING)
     if history.shares_uuid or len(set(reported.uuids)) < len(reported.uuids):

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
+from server.domain.gpu_proofs import proves
 from server.domain.gpus import GpuReport
 from server.domain.honesty import Facts, History, Judgement, Verdict, VerdictReason, facts, judge
 from server.domain.jobs import Job, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.services.each import together
 from server.services.fleet import Fleet, Judged
-from server.store import canaries, honesty, jobs, providers
+from server.store import canaries, gpu_proofs, honesty, jobs, providers
 from server.store.database import Database, PartError
 from server.store.providers import ProviderRow
 
@@ -166,9 +167,14 @@ def _read(
         changed_ms,
         bool(others),
         checks_are_on and not canaries.has_passed(provider_id),
+        _proof(provider_id, current, now_ms) if checks_are_on and current.gpus else True,
         _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if current.gpus else None,
     )
     return row, Found(judge(current, history, now_ms), others, has_new), changed_ms
+
+
+def _proof(provider_id: int, current: Facts, now_ms: int) -> bool | None:
+    return proves(gpu_proofs.newest(provider_id), current.uuids, now_ms)
 
 
 def _look(provider_id: int, current: Facts, now_ms: int, checks_are_on: bool) -> Found:

@@ -478,6 +478,19 @@ class ProviderStanding(Table):
         table_name = "provider_standing"
 
 
+class GpuProof(Table):
+    provider_id = pw.BigIntegerField(primary_key=True)
+    outcome = pw.TextField()
+    uuids = pw.TextField()
+    gpu_model = pw.TextField()
+    mib = pw.BigIntegerField()
+    kib_per_second = pw.BigIntegerField()
+    decided_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "gpu_proof"
+
+
 class ProviderCustomer(Table):
     provider_id = pw.BigIntegerField()
     renter_id = pw.BigIntegerField()

@@ -18,6 +18,7 @@ from dcp.v1 import (
     artifacts_pb2_grpc,
     disputes_pb2_grpc,
     errors_pb2,
+    gpu_proofs_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     keys_pb2_grpc,
@@ -239,6 +240,7 @@ class Market:
         self.channel = channel
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
+        self.gpu_proof_service = gpu_proofs_pb2_grpc.GpuProofServiceStub(channel)
         self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
         self.dispute_service = disputes_pb2_grpc.DisputeServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)

@@ -40,7 +40,7 @@ def main() -> None:
     """Answers until the input ends."""
     log = _Log()
     logging.basicConfig(level="INFO", handlers=[log])
-    answers = _own_output()
+    answers = own_output()
     own_pids: list[int] = []
     gpus = NvmlGpus(lambda: own_pids)
     for line in sys.stdin.buffer:
@@ -57,7 +57,7 @@ def main() -> None:
     gpus.close()
 
 
-def _own_output() -> BinaryIO:
+def own_output() -> BinaryIO:
     """The output, for answers alone: what a library prints goes to the errors."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

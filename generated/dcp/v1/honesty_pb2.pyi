@@ -33,7 +33,8 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """The server has not judged the machine yet."""
     VERDICT_VERIFIED: _Verdict.ValueType  # 1
     """The provider's claims and the daemon's measurements agree with each other and with what is known about
-    these GPUs, and a check of its work passed, where the market makes such checks.
+    these GPUs. Where the market makes checks, one of the provider's work passed too, and the machine proved the
+    memory and the speed of its GPUs.
     """
     VERDICT_UNVERIFIED: _Verdict.ValueType  # 2
     """There is too little data to compare, or the set of GPUs changed less than 24 hours ago."""
@@ -42,7 +43,9 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     jobs only after all others.
     """
     VERDICT_CLAIMED: _Verdict.ValueType  # 4
-    """The provider's claims and the daemon's measurements agree, but no check of its work has passed yet."""
+    """The provider's claims and the daemon's measurements agree, but no check of its work has passed yet, or the
+    memory of its GPUs is not proved.
+    """
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """How far the server believes what a machine reports about its GPUs."""
@@ -51,7 +54,8 @@ VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 """The server has not judged the machine yet."""
 VERDICT_VERIFIED: Verdict.ValueType  # 1
 """The provider's claims and the daemon's measurements agree with each other and with what is known about
-these GPUs, and a check of its work passed, where the market makes such checks.
+these GPUs. Where the market makes checks, one of the provider's work passed too, and the machine proved the
+memory and the speed of its GPUs.
 """
 VERDICT_UNVERIFIED: Verdict.ValueType  # 2
 """There is too little data to compare, or the set of GPUs changed less than 24 hours ago."""
@@ -60,7 +64,9 @@ VERDICT_SUSPECT: Verdict.ValueType  # 3
 jobs only after all others.
 """
 VERDICT_CLAIMED: Verdict.ValueType  # 4
-"""The provider's claims and the daemon's measurements agree, but no check of its work has passed yet."""
+"""The provider's claims and the daemon's measurements agree, but no check of its work has passed yet, or the
+memory of its GPUs is not proved.
+"""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _VerdictReason:
@@ -83,6 +89,8 @@ class _VerdictReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict
     """The provider's jobs ran far slower than on any GPU."""
     VERDICT_REASON_NOT_CHECKED: _VerdictReason.ValueType  # 6
     """No check of the provider's work has passed yet."""
+    VERDICT_REASON_NOT_PROVED: _VerdictReason.ValueType  # 7
+    """The machine has not proved the memory of its GPUs within the last 30 days."""
     VERDICT_REASON_CLAIM_MISMATCH: _VerdictReason.ValueType  # 20
     """The provider registered with a different GPU model from the one that the daemon reports."""
     VERDICT_REASON_MEMORY_MISMATCH: _VerdictReason.ValueType  # 21
@@ -93,6 +101,10 @@ class _VerdictReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict
     """Used and free memory do not add up to the total."""
     VERDICT_REASON_UUID_SHARED: _VerdictReason.ValueType  # 24
     """Two GPUs of the machine have the same UUID, or another live provider reports the same UUID."""
+    VERDICT_REASON_PROOF_FAILED: _VerdictReason.ValueType  # 25
+    """In the newest proof, the memory of a GPU did not hold what was written to it, or the GPU was far slower than
+    others of its model.
+    """
 
 class VerdictReason(_VerdictReason, metaclass=_VerdictReasonEnumTypeWrapper):
     """Why a provider is not verified."""
@@ -111,6 +123,8 @@ VERDICT_REASON_TOO_SLOW: VerdictReason.ValueType  # 5
 """The provider's jobs ran far slower than on any GPU."""
 VERDICT_REASON_NOT_CHECKED: VerdictReason.ValueType  # 6
 """No check of the provider's work has passed yet."""
+VERDICT_REASON_NOT_PROVED: VerdictReason.ValueType  # 7
+"""The machine has not proved the memory of its GPUs within the last 30 days."""
 VERDICT_REASON_CLAIM_MISMATCH: VerdictReason.ValueType  # 20
 """The provider registered with a different GPU model from the one that the daemon reports."""
 VERDICT_REASON_MEMORY_MISMATCH: VerdictReason.ValueType  # 21
@@ -121,6 +135,10 @@ VERDICT_REASON_FIGURES_IMPLAUSIBLE: VerdictReason.ValueType  # 23
 """Used and free memory do not add up to the total."""
 VERDICT_REASON_UUID_SHARED: VerdictReason.ValueType  # 24
 """Two GPUs of the machine have the same UUID, or another live provider reports the same UUID."""
+VERDICT_REASON_PROOF_FAILED: VerdictReason.ValueType  # 25
+"""In the newest proof, the memory of a GPU did not hold what was written to it, or the GPU was far slower than
+others of its model.
+"""
 Global___VerdictReason: _TypeAlias = VerdictReason  # noqa: Y015
 
 @_typing.final
