@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
@@ -21,6 +22,7 @@ from daemon.engines import Engine
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
+from daemon.machine.gpus.provers import Prover
 from daemon.machine.gpus.watched import detect
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
@@ -72,7 +74,12 @@ async def _serve(settings: config.Config, engine: Engine) -> EndReason:
         [engine],
         Journal(FileDisk(journal_folder(settings.state_dir))),
         Machine(gpus=detect(settings.engine_environment)),
-        options=Options(on_ready=_say_ready),
+        options=Options(
+            on_ready=_say_ready,
+            start_prover=partial(Prover.start, environment=settings.engine_environment)
+            if settings.proves_gpus
+            else None,
+        ),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
     return await daemon.run()
