@@ -39,10 +39,11 @@ def test_gpu_is_proved_before_the_first_job_and_not_again_after_a_restart(tmp_pa
             me: dict[str, Any] = market.get("/api/providers/me", **{"x-provider-key": key})["provider"]
             return {finding["code"] for finding in me["verification"]["findings"]}
 
-        eventually(
-            "a verdict without doubt of the memory", lambda: findings() and "NOT_PROVED" not in findings()
-        )
-        assert "NOT_CHECKED" in findings()
+        def is_proved() -> bool:
+            found = findings()
+            return "NOT_CHECKED" in found and "NOT_PROVED" not in found
+
+        eventually("a verdict without doubt of the memory", is_proved, seconds=90)
         assert "outcome=passed" in daemon.log.read_text()
         prompt = script("first", 3, 0)
         job = renter.submit(scripted_daemon.MODEL, prompt)
