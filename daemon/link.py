@@ -41,6 +41,7 @@ from daemon.work.artifacts import (
     UploadRefusedError,
     open_plain,
 )
+from daemon.work.gpu_proof import ProofBrokenError, ProofStream
 
 logger = logging.getLogger(__name__)
 
@@ -192,30 +193,28 @@ class Stream:
             await self._call.done_writing()
 
 
-class ProofStream:
-    """The stream of one proof. Both methods raise LinkBrokenError."""
+class _ProofStream:
+    """The stream of one proof: see daemon.work.gpu_proof.ProofStream."""
 
     def __init__(self, call: _Proof) -> None:
         self._call = call
 
     async def send(self, request: gpu_proofs_pb2.ProveGpusRequest) -> None:
-        """Sends a message."""
         try:
             await _step(self._call.write(request))
         except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
             await self.receive()  # it says why
-            raise LinkBrokenError("the server does not go on with the proof") from None
+            raise ProofBrokenError("the server does not go on with the proof") from None
 
     async def receive(self) -> gpu_proofs_pb2.ProveGpusResponse:
-        """The next message."""
         try:
             answer = await _step(self._call.read())
         except aio.AioRpcError as error:
-            raise _link_error(error) from None
+            raise ProofBrokenError(_text(error)) from None
         except (TimeoutError, asyncio.InvalidStateError):
-            raise LinkBrokenError("the server does not go on with the proof") from None
+            raise ProofBrokenError("the server does not go on with the proof") from None
         if not isinstance(answer, gpu_proofs_pb2.ProveGpusResponse):
-            raise LinkBrokenError("the server ended the proof")
+            raise ProofBrokenError("the server ended the proof")
         return answer
 
 
@@ -235,13 +234,17 @@ class Link:
 
     @contextlib.asynccontextmanager
     async def prove(self) -> AsyncIterator[ProofStream]:
-        """A stream on which the machine proves its GPUs."""
-        async with _channel(self._server) as channel:
+        """A stream on which the machine proves its GPUs. Raises ProofBrokenError."""
+        try:
+            opened = _channel(self._server)
+        except LinkBrokenError as error:
+            raise ProofBrokenError(str(error)) from None
+        async with opened as channel:
             call = GpuProofServiceStub(channel).ProveGpus(
                 metadata=(("authorization", f"Bearer {self._key}"),)
             )
             try:
-                yield ProofStream(call)
+                yield _ProofStream(call)
             finally:
                 call.cancel()
 

@@ -15,7 +15,6 @@ from typing import Protocol
 from dcp.v1 import gpu_proofs_pb2 as pb
 from dcp.v1 import gpus_pb2
 
-from daemon.link import LinkBrokenError, ProofStream
 from daemon.machine.clock import Clock
 from daemon.machine.gpus.provers import ProverError
 
@@ -28,6 +27,22 @@ PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 3600.0
 # Larger tasks are of no server that we know.
 MAX_ROUNDS, MAX_CHUNK_CELLS, MAX_GROUP_DIGESTS = 1 << 20, 1 << 20, 1 << 16
+
+
+class ProofBrokenError(Exception):
+    """The server ended the proof or did not go on with it; the text says why."""
+
+
+class ProofStream(Protocol):
+    """The stream of one proof. Both methods raise ProofBrokenError."""
+
+    async def send(self, request: pb.ProveGpusRequest) -> None:
+        """Sends a message."""
+        ...
+
+    async def receive(self) -> pb.ProveGpusResponse:
+        """The next message."""
+        ...
 
 
 class GpuFiller(Protocol):
@@ -108,7 +123,7 @@ class GpuProof:
                 await self._prove(gpus, self._start_prover)
             else:
                 self._not_before = now + PATIENCE_SECONDS
-        except (ProverError, LinkBrokenError) as error:
+        except (ProverError, ProofBrokenError) as error:
             logger.warning("the GPUs were not proved: %s", error)
             self._not_before = now + RETRY_SECONDS
         finally:
@@ -168,8 +183,8 @@ async def _carry_out(stream: ProofStream, provers: Sequence[GpuFiller], task: pb
 
 
 def _check(task: pb.ProofTask, gpus: int) -> None:
-    """Raises LinkBrokenError for a task that cannot be carried out."""
+    """Raises ProofBrokenError for a task that cannot be carried out."""
     in_bounds = 0 < task.rounds <= MAX_ROUNDS and 0 < task.group_digests <= MAX_GROUP_DIGESTS
     is_even = 0 < task.chunk_cells <= MAX_CHUNK_CELLS and task.chunk_cells % 2 == 0
     if not (in_bounds and is_even and len(task.seed) == 32 and len(task.chunks) == gpus):
-        raise LinkBrokenError("the server set a task that this daemon cannot carry out")
+        raise ProofBrokenError("the server set a task that this daemon cannot carry out")

@@ -86,7 +86,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.machine.gpus.none",
         "daemon.machine.gpus.processes",
     ),
-    "pynvml": ("daemon.machine.gpus.nvml",),
+    "numpy": ("daemon.machine.gpus.prover_child",),
+    "pynvml": ("daemon.machine.gpus.nvml", "daemon.machine.gpus.prover_child"),
+    "pyopencl": ("daemon.machine.gpus.prover_child",),
     "rich": ("daemon.cli.status",),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
     # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself if it may.
@@ -112,6 +114,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.journal": ("daemon.__main__", "daemon.app", "daemon.cli.doctor"),
     "daemon.work": ("daemon.app",),
     "daemon.work.artifacts": ("daemon.app", "daemon.link", "daemon.runners", "daemon.work"),
+    "daemon.work.gpu_proof": ("daemon.app", "daemon.link", "daemon.work"),
     "daemon.work.verdicts": ("daemon.__main__", "daemon.app", "daemon.work"),
     "daemon.machine": ("daemon.__main__", "daemon.app", "daemon.cli", "daemon.work"),
     "daemon.machine.clock": ("daemon.engines", "daemon.link", "daemon.machine", "daemon.work"),

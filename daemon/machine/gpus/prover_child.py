@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from importlib.resources import files
 from typing import Any
@@ -31,17 +30,17 @@ class NoGpuError(Exception):
 class Prover:
     """One GPU, and what was written to it."""
 
-    def __init__(self, uuid: str) -> None:
-        """`uuid`: of the GPU. Raises NoGpuError."""
+    def __init__(self, uuid: str, *, is_chosen: bool = False) -> None:
+        """`uuid`: of the GPU. `is_chosen`: PYOPENCL_CTX names the device instead. Raises NoGpuError."""
         try:
             import pyopencl
         except ImportError as error:
             raise NoGpuError(f"pyopencl is not installed: {error}") from None
         self._cl: Any = pyopencl
-        device = _device(pyopencl, uuid)
+        device = _chosen(pyopencl) if is_chosen else _device(pyopencl, uuid)
         self._context = self._cl.Context([device])
         self._queue = self._cl.CommandQueue(self._context, device)
-        source = files("daemon.machine.gpus").joinpath("prover.cl").read_text()
+        source = files("daemon.machine.gpus").joinpath("prover.cl").read_text(encoding="utf-8")
         program = self._cl.Program(self._context, source).build()
         self._prepare, self._fill, self._digest = (
             self._cl.Kernel(program, name) for name in ("prepare", "fill", "digest")
@@ -106,10 +105,13 @@ class Prover:
         return bytes(self._read[number * self._group_bytes : (number + 1) * self._group_bytes])
 
 
+def _chosen(cl: Any) -> Any:
+    """The device that PYOPENCL_CTX names, which pyopencl itself reads."""
+    return cl.create_some_context(interactive=False).devices[0]
+
+
 def _device(cl: Any, uuid: str) -> Any:
-    """The GPU; or the device that PYOPENCL_CTX names, which pyopencl itself reads. Raises NoGpuError."""
-    if os.environ.get("PYOPENCL_CTX"):
-        return cl.create_some_context(interactive=False).devices[0]
+    """The GPU. Raises NoGpuError."""
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:
@@ -149,7 +151,7 @@ def main() -> None:
         head: dict[str, object] = {}
         try:
             if prover is None:
-                prover = Prover(request["uuid"])
+                prover = Prover(request["uuid"], is_chosen=request["is_chosen"])
                 head["name"] = prover.name
             elif request["step"] == "fill":
                 numbers = (request[name] for name in ("gpu", "chunks", "chunk_cells", "rounds"))

@@ -48,7 +48,8 @@ class Prover:
             raise ProverError(f"no process can be started: {error.strerror}") from None
         prover = cls(process)
         try:
-            head, _ = await prover._ask({"step": "start", "uuid": uuid}, START_SECONDS)
+            request = {"step": "start", "uuid": uuid, "is_chosen": "PYOPENCL_CTX" in environment}
+            head, _ = await prover._ask(request, START_SECONDS)
         except BaseException:
             await prover.close()
             raise

@@ -12,9 +12,8 @@ from dcp.v1 import gpu_proofs_pb2 as pb
 from dcp.v1 import gpus_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from daemon.link import LinkBrokenError
 from daemon.machine.gpus.provers import ProverError
-from daemon.work.gpu_proof import GpuProof, provable
+from daemon.work.gpu_proof import GpuProof, ProofBrokenError, provable
 from tests.support.manual_clock import ManualClock
 
 TASK = pb.ProofTask(seed=bytes(32), rounds=2, chunk_cells=16, group_digests=4, chunks=[8])
@@ -151,7 +150,7 @@ async def test_fault_ends_the_proof_and_is_tried_again_after_an_hour(fault: str)
     scene = Scene()
     scene.answers, scene.fails = whole_proof(), fault == "driver"
     if fault == "server":
-        scene.answers[1] = LinkBrokenError("gone")
+        scene.answers[1] = ProofBrokenError("gone")
     if fault == "task":
         scene.answers[0] = pb.ProveGpusResponse(task=pb.ProofTask(seed=bytes(32), rounds=1 << 30, chunks=[1]))
     await scene.proof.tick()

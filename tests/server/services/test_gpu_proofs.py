@@ -47,12 +47,13 @@ class Machine:
 
     async def prove(self) -> pb.ProofResult | pb.ProofLater:
         """Goes through a proof."""
-        call = self.market.gpu_proof_service.ProveGpus(metadata=self.party.metadata)
+        call: Any = self.market.gpu_proof_service.ProveGpus(metadata=self.party.metadata)
         gpus = [pb.ProvableGpu(uuid=uuid, memory_mib=mib) for uuid, mib in self.mib.items()]
         await self._send(call, "start", pb.ProofStart(gpus=gpus))
-        answer = await call.read()
+        answer: Any = await call.read()
         if answer.HasField("later"):
-            return answer.later
+            later: pb.ProofLater = answer.later
+            return later
         self.task = answer.task
         cells = [self._cells(gpu) for gpu in range(len(gpus))]
         await self._send(call, "filled", pb.ProofFilled())
@@ -64,7 +65,8 @@ class Machine:
         answer = await call.read()
         for sample in answer.samples.samples:
             await self._send(call, "digests", pb.ProofDigests(digests=groups[sample.gpu][sample.group]))
-        return (answer if answer.HasField("result") else await call.read()).result
+        last: pb.ProofResult = (answer if answer.HasField("result") else await call.read()).result
+        return last
 
     async def outcome(self) -> str:
         """What a proof showed."""
@@ -285,7 +287,7 @@ async def test_message_out_of_order_or_of_another_length_ends_the_proof(
 
 async def test_machine_that_goes_away_leaves_nothing_and_may_come_back(market: Market) -> None:
     proving = await machine(market)
-    call = market.gpu_proof_service.ProveGpus(metadata=proving.party.metadata)
+    call: Any = market.gpu_proof_service.ProveGpus(metadata=proving.party.metadata)
     gpus = [pb.ProvableGpu(uuid="GPU-a", memory_mib=1)]
     await call.write(pb.ProveGpusRequest(start=pb.ProofStart(gpus=gpus)))
     assert (await call.read()).HasField("task")

@@ -59,7 +59,7 @@ async def test_memory_in_several_buffers_is_numbered_through(
         monkeypatch.setenv(name, text)
     monkeypatch.setattr(prover_child, "MOST_BUFFER_BYTES", 10 * SMALL.chunk_bytes)
     monkeypatch.setattr(prover_child, "CELLS_AT_ONCE", 60)
-    one = await asyncio.to_thread(prover_child.Prover, "GPU-a")
+    one = await asyncio.to_thread(prover_child.Prover, "GPU-a", is_chosen=True)
     await asyncio.to_thread(one.fill, SEED, 0, 25, SMALL.chunk_cells, SMALL.rounds)
     one.groups(NONCE, SMALL.group_digests)
     expected = [gpu_proofs.digest(SEED, NONCE, 0, chunk, SMALL) for chunk in range(25)]
