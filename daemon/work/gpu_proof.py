@@ -106,7 +106,7 @@ class GpuProof:
     @property
     def keeps_gpus(self) -> bool:
         """Whether no model may be loaded now: a proof runs, or the server has yet to say if it wants one."""
-        return self.is_running or not self._is_decided
+        return self.is_running or (not self._is_decided and bool(self._gpus()))
 
     async def tick(self) -> None:
         """Proves the GPUs if it is time."""

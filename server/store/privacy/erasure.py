@@ -68,6 +68,7 @@ KEPT_WITH_REASON: dict[str, str] = {
     "discard.job_id": "names a run that is not on record, without any text of a renter; goes after 30 days",
     "discard.provider_id": _PROVIDER,
     "gpu_metrics.provider_id": _PROVIDER,
+    "gpu_proof.provider_id": _PROVIDER,
     "hold.job_id": _MONEY,
     "hold.renter_id": _MONEY,
     "job.job_id": "the bill stays; erase_jobs empties every text of the job",

@@ -238,6 +238,7 @@ async def test_protos_declare_the_rate_classes() -> None:
         "RecoveryService.RedeemKeyCode": options_pb2.RATE_CLASS_REGISTRATION,
         "ProviderService.Heartbeat": options_pb2.RATE_CLASS_DAEMON,
         "SessionService.Connect": options_pb2.RATE_CLASS_DAEMON,
+        "GpuProofService.ProveGpus": options_pb2.RATE_CLASS_DAEMON,
         "ArtifactService.UploadArtifact": options_pb2.RATE_CLASS_DAEMON,
     }
 

@@ -314,14 +314,15 @@ async def test_market_without_canaries_checks_nobody(market: Market) -> None:
 async def test_gpu_is_claimed_until_a_check_passed(checked: Market) -> None:
     one = await machine(checked, gpu_status=gpu_status("GPU-a"))
     other = await machine(checked, gpu_status=gpu_status("GPU-b"))
-    assert await verdict(checked, one.party) == (honesty_pb2.VERDICT_CLAIMED, ["NOT_CHECKED"])
+    unproved = (honesty_pb2.VERDICT_CLAIMED, ["NOT_CHECKED", "NOT_PROVED"])
+    assert await verdict(checked, one.party) == unproved
     await checked.check()
     await one.answer()
     await other.answer()
     await checked.check()
     checked.clock.advance(60)
     await one.daemon.heartbeat(gpu_status=gpu_status("GPU-a"))
-    assert await verdict(checked, one.party) == (honesty_pb2.VERDICT_VERIFIED, [])
+    assert await verdict(checked, one.party) == (honesty_pb2.VERDICT_CLAIMED, ["NOT_PROVED"])
 
 
 async def test_computation_in_a_container_has_a_known_result(checked: Market) -> None:
