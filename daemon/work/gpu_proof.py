@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # What the driver needs for itself on each GPU, or a tenth if that is less.
 RESERVE_MIB = 512
+# The limits of the protocol.
+MAX_GPUS, MAX_GPU_MIB = 16, 1 << 19
 # Models are loaded without a proof if the server did not answer for so long.
 PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 3600.0
@@ -69,8 +71,9 @@ def provable(status: gpus_pb2.GpuStatus) -> dict[str, int]:
         for gpu in status.all_gpus
         if gpu.uuid and not gpu.vram_is_shared
     }
-    is_whole = len(found) == len(status.all_gpus) and all(mib > 0 for mib in found.values())
-    return found if is_whole else {}
+    if len(found) < len(status.all_gpus) or len(found) > MAX_GPUS or any(mib <= 0 for mib in found.values()):
+        return {}
+    return {uuid: min(mib, MAX_GPU_MIB) for uuid, mib in found.items()}
 
 
 class GpuProof:

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Proofs that are checked at once; what they send is at most some MiB each.
-AT_ONCE = 8
+# Machines that fill or read at once, each with at most 8 MiB of hashes; and samples that are computed at once.
+AT_ONCE, COMPUTED_AT_ONCE = 64, 2
 BUSY_MS = 5 * 60_000
 FILL_SECONDS, STEP_SECONDS = 900.0, 60.0
 
@@ -76,6 +76,7 @@ class GpuProofs:
         self.scale = scale or Scale()
         self._chance = secrets.SystemRandom()
         self._running: set[int] = set()
+        self._computing = asyncio.Semaphore(COMPUTED_AT_ONCE)
 
     async def prove(
         self, provider_id: int, offered: Mapping[str, int], machine: Machine
@@ -148,10 +149,11 @@ class GpuProofs:
                 raise DomainError(
                     Reason.PROTOCOL_VIOLATION, "a sample needs all digests of its group, 16 bytes each"
                 )
-            if outcome is ProofOutcome.PASSED and not await asyncio.to_thread(
-                _is_right, task, nonce, digests, hashes[gpu], (gpu, chunk, group, place)
-            ):
-                outcome = ProofOutcome.WRONG
+            if outcome is ProofOutcome.PASSED:
+                sample = gpu, chunk, group, place
+                async with self._computing:
+                    is_right = await asyncio.to_thread(_is_right, task, nonce, digests, hashes[gpu], sample)
+                outcome = ProofOutcome.PASSED if is_right else ProofOutcome.WRONG
         return outcome
 
 

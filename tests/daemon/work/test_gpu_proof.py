@@ -196,6 +196,11 @@ def test_only_whole_machines_can_be_proved() -> None:
     for other in (shared, nameless, full):
         assert provable(gpus_pb2.GpuStatus(all_gpus=[gpu, other])) == {}
     assert provable(gpus_pb2.GpuStatus()) == {}
+    many = [gpus_pb2.GpuDevice(uuid=f"GPU-{n}", gpu_vram_mib=10, free_vram_mib=9) for n in range(17)]
+    assert provable(gpus_pb2.GpuStatus(all_gpus=many)) == {}
+    assert len(provable(gpus_pb2.GpuStatus(all_gpus=many[:16]))) == 16
+    huge = gpus_pb2.GpuDevice(uuid="GPU-h", gpu_vram_mib=1 << 20, free_vram_mib=1 << 20)
+    assert provable(gpus_pb2.GpuStatus(all_gpus=[huge])) == {"GPU-h": 1 << 19}
 
 
 async def test_proof_that_is_cancelled_ends_its_processes() -> None:
