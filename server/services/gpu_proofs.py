@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Machines that fill or read at once, each with at most 8 MiB of hashes; and samples that are computed at once.
+# Machines that fill or read at once, each with at most 8 MiB of hashes; samples that are computed at once.
 AT_ONCE, COMPUTED_AT_ONCE = 64, 2
 BUSY_MS = 5 * 60_000
 FILL_SECONDS, STEP_SECONDS = 900.0, 60.0
