@@ -234,7 +234,7 @@ NOT_EXPORTED = {
 TABLES_WITHOUT_RENTERS = {
     *("job_tally", "matured_payouts"),
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
-    *("provider_standing", "provider_customer", "customers_read"),
+    *("provider_standing", "provider_customer", "customers_read", "gpu_proof"),
     *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard"),
     *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard", "canary"),
 }
