@@ -50,8 +50,6 @@ class ProofStream(Protocol):
 class GpuFiller(Protocol):
     """One GPU, as a proof uses it: see daemon.machine.gpus.provers.Prover."""
 
-    name: str
-
     async def fill(self, seed: bytes, gpu: int, chunks: int, chunk_cells: int, rounds: int) -> None: ...
 
     async def groups(self, nonce: bytes, group_digests: int) -> bytes: ...
@@ -139,11 +137,6 @@ class GpuProof:
 
     async def _prove(self, gpus: dict[str, int], start_prover: StartProver) -> None:
         async with AsyncExitStack() as stack:
-            provers: list[GpuFiller] = []
-            for uuid in gpus:
-                prover = await start_prover(uuid)
-                stack.push_async_callback(prover.close)
-                provers.append(prover)
             stream = await stack.enter_async_context(self._open_stream())
             offered = [pb.ProvableGpu(uuid=uuid, memory_mib=mib) for uuid, mib in gpus.items()]
             await stream.send(pb.ProveGpusRequest(start=pb.ProofStart(gpus=offered)))
@@ -152,7 +145,12 @@ class GpuProof:
                 logger.info("the GPUs are not proved now: %s", answer.later.message)
                 self._wait(answer.later.ask_after.ToTimedelta().total_seconds())
                 return
-            _check(answer.task, len(provers))
+            _check(answer.task, len(gpus))
+            provers: list[GpuFiller] = []
+            for uuid in gpus:
+                prover = await start_prover(uuid)
+                stack.push_async_callback(prover.close)
+                provers.append(prover)
             if not self._is_idle():
                 raise ProverError("a job came meanwhile")
             self.is_running = True

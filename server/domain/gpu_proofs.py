@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from server.domain.canaries import is_too_slow
+from server.domain.canaries import DAY_MS, is_too_slow
 from server.domain.gpu_models import canonical
 from server.domain.gpus import GpuReport
 
 CELL_BYTES, DIGEST_BYTES, HASH_BYTES = 32, 16, 32
 MIB = 1 << 20
-DAY_MS = 24 * 3600 * 1000
 # When a machine may prove the same GPUs again, after a proof that passed and one that did not.
 AGAIN_MS = {True: 7 * DAY_MS, False: 6 * 3600 * 1000}
 # How long a proof counts.

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from server.clock import Clock, ms
@@ -69,11 +68,11 @@ class Machine:
 class GpuProofs:
     """The proofs of all providers."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock, scale: Scale | None = None) -> None:
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock, scale: Scale) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
-        self.scale = scale or Scale()
+        self.scale = scale
         self._chance = secrets.SystemRandom()
         self._running: set[int] = set()
         self._computing = asyncio.Semaphore(COMPUTED_AT_ONCE)
@@ -91,8 +90,9 @@ class GpuProofs:
         try:
             found, known = await self._database.read(lambda: _known(provider_id))
             refused = obstacle(found, dict(offered), known, self.scale, ms(self._clock))
-            if refused is not None or found is None:
-                return refused or Obstacle("nothing is reported", BUSY_MS)
+            if refused is not None:
+                return refused
+            assert found is not None, "a machine without a report has an obstacle"
             return await self._prove(provider_id, found, offered, machine)
         finally:
             self._running.discard(provider_id)
@@ -139,7 +139,7 @@ class GpuProofs:
     async def _compare(
         self, task: Task, nonce: bytes, hashes: Sequence[bytes], machine: Machine
     ) -> ProofOutcome:
-        samples = rules.draw(task.chunks, self.scale, Random(secrets.randbits(256)))  # noqa: S311  seeded so
+        samples = rules.draw(task.chunks, self.scale, self._chance)
         places = [(gpu, *divmod(chunk, self.scale.group_digests)) for gpu, chunk in samples]
         shown = machine.show([(gpu, group) for gpu, group, _ in places])
         outcome = ProofOutcome.PASSED
@@ -177,10 +177,7 @@ def _record(provider_id: int, proof: GpuProof) -> GpuProof:
     """Stores a proof, after its speed was compared. Inside a transaction."""
     if proof.outcome is ProofOutcome.PASSED:
         others = gpu_proofs.speeds(proof.gpu_model, provider_id, proof.decided_ms - VALID_MS)
-        outcome = rules.by_speed(proof.mib_per_second, others)
-        proof = GpuProof(
-            outcome, proof.uuids, proof.gpu_model, proof.mib, proof.mib_per_second, proof.decided_ms
-        )
+        proof = replace(proof, outcome=rules.by_speed(proof.mib_per_second, others))
     gpu_proofs.replace(provider_id, proof)
     return proof
 

@@ -42,7 +42,7 @@ def newest(provider_id: int) -> GpuProof | None:
 
 def replace(provider_id: int, proof: GpuProof) -> None:
     """Stores the newest proof of a provider."""
-    forget(provider_id)
+    db.GpuProof.delete().where(db.GpuProof.provider_id == provider_id).execute()
     db.GpuProof.insert(
         provider_id=provider_id,
         outcome=proof.outcome.value,
@@ -52,11 +52,6 @@ def replace(provider_id: int, proof: GpuProof) -> None:
         kib_per_second=round(proof.mib_per_second * 1024),
         decided_ms=proof.decided_ms,
     ).execute()
-
-
-def forget(provider_id: int) -> None:
-    """Deletes what is known of a provider's GPUs."""
-    db.GpuProof.delete().where(db.GpuProof.provider_id == provider_id).execute()
 
 
 def speeds(gpu_model: str, but_provider_id: int, since_ms: int) -> list[float]:

@@ -23,8 +23,6 @@ HOUR = 3600
 class Filler:
     """A GPU without memory."""
 
-    name = "GPU"
-
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
 
@@ -124,7 +122,7 @@ async def test_server_that_wants_none_lets_jobs_go_on() -> None:
     await scene.proof.tick()
     assert scene.changes == []
     assert not scene.proof.keeps_gpus
-    assert scene.seen == ["start GPU-a", "closed"]
+    assert scene.seen == [], "a process was started for nothing"
 
 
 async def test_job_that_comes_meanwhile_goes_before_the_proof() -> None:
@@ -143,6 +141,7 @@ async def test_job_that_comes_meanwhile_goes_before_the_proof() -> None:
     scene.clock.advance(2 * HOUR)
     await scene.proof.tick()
     assert scene.seen == ["start GPU-a", "closed"], "a proof began beside a job"
+    assert len(scene.sent) == 1
 
 
 @pytest.mark.parametrize("fault", ["driver", "server", "task"])
@@ -155,10 +154,13 @@ async def test_fault_ends_the_proof_and_is_tried_again_after_an_hour(fault: str)
         scene.answers[0] = pb.ProveGpusResponse(task=pb.ProofTask(seed=bytes(32), rounds=1 << 30, chunks=[1]))
     await scene.proof.tick()
     assert not scene.proof.keeps_gpus
-    assert scene.seen[-1] == "closed"
+    # A task that cannot be carried out starts no process.
+    processes = 0 if fault == "task" else 1
+    assert scene.seen.count("start GPU-a") == scene.seen.count("closed") == processes
     scene.clock.advance(HOUR - 1)
     await scene.proof.tick()
-    assert scene.seen.count("start GPU-a") == 1
+    assert scene.seen.count("start GPU-a") == processes
+    assert [request.WhichOneof("step") for request in scene.sent].count("start") == 1
     scene.clock.advance(1)
     scene.answers, scene.fails = whole_proof(), False
     await scene.proof.tick()
@@ -208,7 +210,7 @@ async def test_proof_that_is_cancelled_ends_its_processes() -> None:
     never: asyncio.Future[pb.ProveGpusResponse] = asyncio.get_running_loop().create_future()
 
     async def hang() -> pb.ProveGpusResponse:
-        return await never
+        return await never if scene.seen else pb.ProveGpusResponse(task=TASK)
 
     scene.receive = hang  # type: ignore[method-assign]
     running = asyncio.create_task(scene.proof.tick())
@@ -216,4 +218,4 @@ async def test_proof_that_is_cancelled_ends_its_processes() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert scene.seen == ["start GPU-a", "closed"]
+    assert scene.seen == ["start GPU-a", "fill 0 8 running=True", "closed"]
