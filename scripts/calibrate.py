@@ -21,7 +21,8 @@ from statistics import fmean
 from daemon.config.config import from_env
 from scripts.calibration import gguf
 from server.domain import prompts
-from server.domain.equality import AGREE, MIDDLE, likeness
+from server.domain.equality import AGREE, MIDDLE, MOST_DIFFERENCE, Answer, difference, likeness
+from server.domain.jobs import MAX_LOGPROBS
 
 MAX_TOKENS = 80
 SYSTEM = "You are a friendly assistant of a shop. Keep it short."
@@ -62,13 +63,11 @@ def main() -> int:
         copies = _copies(models[0].path, Path(folder))
         questions = [prompts.draw(f"calibration {number}") for number in range(options.questions)]
         reference = _answers(copies["model"], questions, Variant("reference", True))
-        rows = [
-            (each, _figures(_answers(copies[each.copy], questions, each), reference)) for each in VARIANTS
-        ]
-        rows.append((Variant("always the same text", False), _figures([FILLER] * len(questions), reference)))
+        rows = [Row(each, _answers(copies[each.copy], questions, each), reference) for each in VARIANTS]
+        rows.append(Row(Variant("always the same text", False), [Answer(FILLER)] * len(questions), reference))
     for line in _table(rows):
         print(line)
-    return int(any((fmean(figures) >= MIDDLE) is not each.is_same for each, figures in rows))
+    return int(any(row.is_wrong for row in rows))
 
 
 def _options() -> argparse.Namespace:
@@ -87,7 +86,7 @@ def _copies(path: Path, folder: Path) -> dict[str, Path]:
     }
 
 
-def _answers(path: Path, questions: Sequence[prompts.Prompt], variant: Variant) -> list[str]:
+def _answers(path: Path, questions: Sequence[prompts.Prompt], variant: Variant) -> list[Answer]:
     print(f"calibrate: {variant.name}", file=sys.stderr)
     conversations = [
         [
@@ -106,24 +105,54 @@ def _answers(path: Path, questions: Sequence[prompts.Prompt], variant: Variant) 
         encoding="utf-8",
         check=True,
     )
-    answers: list[str] = json.loads(child.stdout)
-    return answers
+    return [
+        Answer(text, logprobs=tuple((token, logprob) for token, logprob in tokens[:MAX_LOGPROBS]))
+        for text, tokens in json.loads(child.stdout)
+    ]
 
 
-def _figures(answers: Sequence[str], reference: Sequence[str]) -> list[float]:
-    found = [likeness(answer, other) for answer, other in zip(answers, reference, strict=True)]
-    return [each.figure for each in found if each is not None]
+class Row:
+    """What the answers of a variant have in common with those of the reference."""
+
+    def __init__(self, variant: Variant, answers: Sequence[Answer], reference: Sequence[Answer]) -> None:
+        self.variant = variant
+        pairs = list(zip(answers, reference, strict=True))
+        found = [likeness(answer.text, other.text) for answer, other in pairs]
+        self.figures = [each.figure for each in found if each is not None]
+        differences = [difference(answer.logprobs, other.logprobs) for answer, other in pairs]
+        self.differences = [each for each in differences if each is not None]
+
+    @property
+    def passes(self) -> bool:
+        """Whether its texts are the model's."""
+        return fmean(self.figures) >= MIDDLE
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the model is taken for another, or another for it."""
+        is_parted = any(each > MOST_DIFFERENCE for each in self.differences)
+        return self.passes is not self.variant.is_same or (self.variant.is_same and is_parted)
 
 
-def _table(rows: Sequence[tuple[Variant, list[float]]]) -> Iterator[str]:
-    yield "| compared with one thread, the model as it is | is | mean | least | most | agree | passes |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
-    for each, figures in rows:
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "| compared with one thread, the model as it is | is | mean | least | most | agree | passes "
+        "| probabilities differ by, mean | most | too much |"
+    )
+    yield "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"
+    for row in rows:
+        figures, differences = row.figures, row.differences
         agree = sum(figure >= AGREE for figure in figures)
+        parted = sum(each > MOST_DIFFERENCE for each in differences)
+        known = (
+            f"{fmean(differences):.3f} | {max(differences):.3f} | {parted} of {len(differences)}"
+            if differences
+            else "- | - | -"
+        )
         yield (
-            f"| {each.name} | {'the same' if each.is_same else 'another'} | {fmean(figures):.2f} "
-            f"| {min(figures):.2f} | {max(figures):.2f} | {agree} of {len(figures)} "
-            f"| {'yes' if fmean(figures) >= MIDDLE else 'no'} |"
+            f"| {row.variant.name} | {'the same' if row.variant.is_same else 'another'} "
+            f"| {fmean(figures):.2f} | {min(figures):.2f} | {max(figures):.2f} "
+            f"| {agree} of {len(figures)} | {'yes' if row.passes else 'no'} | {known} |"
         )
 
 

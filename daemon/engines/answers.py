@@ -19,7 +19,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.engines import chat, refusals
 from daemon.engines.refusals import ServerBusyError
 from daemon.foreign import http
-from daemon.runners import Piece
+from daemon.runners import Logprobs, Piece
 
 MAX_PAUSE_SECONDS = 10.0
 NO_ENDS = ("", "error", "abort")
@@ -48,16 +48,17 @@ async def answer(
     patience: Patience,
     path: str = "/v1/chat/completions",
 ) -> AsyncGenerator[Piece, None]:
-    """Streams the answer to a job, then the usage.
+    """Streams the answer to a job, then how likely its tokens were where that is known, then the usage.
 
     `served_name` is the model's name at the server; `context_tokens` 0: not known.
     Raises EngineError; one with ENGINE_FAILED means that the server cannot be trusted on.
     """
     counted = _Answer(chat.max_tokens(offer.params), context_tokens, monotonic)
-    body = chat.request_body(offer.params) | {"model": served_name}
+    wants_logprobs = chat.is_repeatable(offer.params)
     wait = Wait(offer, patience)
     while not counted.is_over:
         try:
+            body = chat.request_body(offer.params, wants_logprobs=wants_logprobs) | {"model": served_name}
             async with aclosing(_events(client, path, body, wait, patience)) as events:
                 async for event in events:
                     if piece := counted.take(event):
@@ -68,9 +69,14 @@ async def answer(
                 raise refusals.engine_failed() from busy
             await wait.for_server(busy)
         except _RefusedError as refused:
+            if wants_logprobs and not counted.has_begun and refused.may_be_of_logprobs:
+                wants_logprobs = False
+                continue
             raise refusals.refusal(refused.error, context_tokens) from None
         except (*http.FAILURES, TimeoutError, ValueError) as error:
             raise refusals.engine_failed() from error
+    if counted.logprobs:
+        yield Logprobs(tuple(counted.logprobs))
     yield counted.usage()
 
 
@@ -80,6 +86,11 @@ class _RefusedError(Exception):
     def __init__(self, error: refusals.ServerError) -> None:
         super().__init__(error.status)
         self.error = error
+
+    @property
+    def may_be_of_logprobs(self) -> bool:
+        """It may go without them: some servers know no such parameter, and few say so in the same words."""
+        return self.error.fault is None and (400 <= self.error.status < 500 or self.error.status == 501)
 
 
 class Wait:
@@ -154,6 +165,8 @@ class _Answer:
         self._has_thought = False
         self._prompt_tokens = 0
         self._completion_tokens: int | None = None
+        self.logprobs: list[sessions_pb2.TokenLogprob] = []
+        """Of the first tokens."""
 
     @property
     def has_begun(self) -> bool:
@@ -172,6 +185,7 @@ class _Answer:
         # More than was asked for cannot be true, nor can no token of a text.
         if delta.completion_tokens is not None and delta.completion_tokens <= self._most_pieces:
             self._completion_tokens = delta.completion_tokens
+        self.logprobs += delta.logprobs[: chat.MAX_LOGPROBS - len(self.logprobs)]
         self._finish_reason = delta.finish_reason or self._finish_reason
         self._has_text |= bool(delta.text)
         self._has_thought |= delta.is_thought

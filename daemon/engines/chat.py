@@ -5,11 +5,13 @@ Pure: it must not know connections or processes. What a server's errors mean is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-from dcp.v1 import jobs_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.engines import refusals
 from daemon.foreign import documents
@@ -23,11 +25,13 @@ MAX_LIST_BYTES = 1024 * 1024
 MAX_LISTED = 10_000
 MAX_ID_CHARACTERS = 1000
 MAX_COUNT = 2**31 - 1
+MAX_LOGPROBS, MAX_TOKEN_CHARACTERS = 64, 100
+"""The server takes no more of an answer: limits in protos/dcp/v1/sessions.proto."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Where servers put what a model thinks before it answers."""
 
 
-def request_body(params: jobs_pb2.JobParams) -> dict[str, Any]:
+def request_body(params: jobs_pb2.JobParams, *, wants_logprobs: bool = False) -> dict[str, Any]:
     """The body of a streaming chat request. Raises EngineError for parameters that make none."""
     body: dict[str, Any] = {
         "model": params.model,
@@ -38,7 +42,15 @@ def request_body(params: jobs_pb2.JobParams) -> dict[str, Any]:
     }
     if params.HasField("temperature"):
         body["temperature"] = params.temperature
+    if wants_logprobs:
+        # Where it is asked for no alternative, llama.cpp says nothing of the token itself either.
+        body |= {"logprobs": True, "top_logprobs": 1}
     return body
+
+
+def is_repeatable(params: jobs_pb2.JobParams) -> bool:
+    """Whether the answer should be the same each time, so that its probabilities can be compared."""
+    return params.HasField("temperature") and params.temperature == 0
 
 
 def max_tokens(params: jobs_pb2.JobParams) -> int:
@@ -89,6 +101,8 @@ class Delta:
     """Why the answer ends with this event; empty: it does not."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
+    """Of the tokens of this event, where the server gives them."""
 
 
 def delta_of(event: dict[str, Any]) -> Delta:
@@ -106,7 +120,24 @@ def delta_of(event: dict[str, Any]) -> Delta:
         finish_reason=reason if isinstance(reason, str) else "",
         prompt_tokens=count(usage.get("prompt_tokens")),
         completion_tokens=count(usage.get("completion_tokens")),
+        logprobs=_logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(found: object) -> tuple[sessions_pb2.TokenLogprob, ...]:
+    content = found.get("content") if isinstance(found, dict) else None
+    entries = content[:MAX_LOGPROBS] if isinstance(content, list) else []
+    # One that makes no sense ends them: those behind it would stand at another's place.
+    return tuple(takewhile(lambda each: each is not None, map(_logprob, entries)))  # type: ignore[arg-type]
+
+
+def _logprob(entry: object) -> sessions_pb2.TokenLogprob | None:
+    token, logprob = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(token, str) or not isinstance(logprob, (int, float)) or not math.isfinite(logprob):
+        return None
+    # JSON can hold lone surrogates, and a message cannot.
+    text = token[:MAX_TOKEN_CHARACTERS].encode(errors="replace").decode()
+    return sessions_pb2.TokenLogprob(token=text, logprob=min(0.0, logprob))
 
 
 def _text_of(content: object) -> str:

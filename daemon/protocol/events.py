@@ -32,11 +32,17 @@ class Result:
     """The media type of the output; empty: text."""
     image_digest: str = ""
     """The digest of the image that ran; empty: no image ran."""
+    logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
+    """How likely the first tokens of an answer were; empty: not known."""
 
 
-def succeeded(usage: jobs_pb2.Usage, content_type: str = "") -> Result:
+def succeeded(
+    usage: jobs_pb2.Usage, content_type: str = "", logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
+) -> Result:
     """The result of an attempt that did its work."""
-    return Result(sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage, content_type=content_type)
+    return Result(
+        sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage, content_type=content_type, logprobs=logprobs
+    )
 
 
 def failed(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:

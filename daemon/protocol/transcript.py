@@ -200,6 +200,7 @@ class Transcript:
             content_type=result.content_type,
             output_truncated=self.output.dropped_bytes > 0,
             image_digest=result.image_digest[:MAX_DIGEST_CHARACTERS],
+            logprobs=result.logprobs,
         )
         message.run_time.FromMilliseconds(self._ran_ms)
         return message

@@ -79,8 +79,15 @@ class Picture:
     data: bytes
 
 
-Piece = str | bytes | Picture | Log | WorkDone | jobs_pb2.Usage
-"""Output as text, bytes or one picture, log, what was left, or what was counted."""
+@dataclass(frozen=True)
+class Logprobs:
+    """How likely the first tokens of an answer were."""
+
+    tokens: tuple[sessions_pb2.TokenLogprob, ...]
+
+
+Piece = str | bytes | Picture | Log | WorkDone | Logprobs | jobs_pb2.Usage
+"""Output as text, bytes or one picture, log, what was left, what is known of tokens, or what was counted."""
 Pieces = AsyncGenerator[Piece, None]
 
 

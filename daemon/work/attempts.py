@@ -30,7 +30,7 @@ from daemon.protocol.events import (
     succeeded,
 )
 from daemon.protocol.records import MAX_OUTPUT_BYTES, Channel
-from daemon.runners import Log, Picture, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
+from daemon.runners import Log, Logprobs, Picture, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.work.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,7 @@ class Attempts:
     async def _written(self, offer: sessions_pb2.JobOffer, pieces: Pieces) -> Result:
         lease = offer.lease
         usage, content_type = jobs_pb2.Usage(), ""
+        logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
         attempt = self._attempts[lease_key(lease)]
         attempt.writer = writer = _Writer(lease, self._emit, self._clock)
         if attempt.runner is not None:
@@ -243,10 +244,12 @@ class Attempts:
                     case WorkDone():
                         self._emit(AttemptWorked(lease))
                         await self._hand_over(lease, piece, writer)
+                    case Logprobs(logprobs):
+                        pass
                     case _:
                         usage = piece
                 await self._room(lease)
-        return succeeded(usage, content_type)
+        return succeeded(usage, content_type, logprobs)
 
     async def _hand_over(self, lease: sessions_pb2.Lease, left: WorkDone, writer: _Writer) -> None:
         if not left.artifacts:

@@ -1,6 +1,7 @@
 """A process of its own that asks a model and writes its answers: one engine in each process.
 
-The settings come as one line of JSON on standard input, and the answers go as JSON to standard output.
+The settings come as one line of JSON on standard input, and the answers go as JSON to standard output: each
+its text, and its tokens with the logarithms of their probabilities.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ def main() -> None:
     settings = json.loads(sys.stdin.readline())
     server = _server(settings)
 
-    def answer(messages: list[dict[str, str]]) -> str:
+    def answer(messages: list[dict[str, str]]) -> tuple[str, list[tuple[str, float]]]:
         request = {"messages": messages, "temperature": 0, "max_tokens": settings["max_tokens"]}
-        answered = server.handle_chat_completions(request | {"cache_prompt": False})
-        return str(answered["choices"][0]["message"]["content"])
+        request |= {"cache_prompt": False, "logprobs": True, "top_logprobs": 1}
+        choice = server.handle_chat_completions(request)["choices"][0]
+        tokens = [(each["token"], each["logprob"]) for each in choice["logprobs"]["content"]]
+        return str(choice["message"]["content"]), tokens
 
     with ThreadPoolExecutor(settings.get("at_once", 1)) as threads:
         answers = list(threads.map(answer, settings["conversations"]))

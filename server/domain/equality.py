@@ -2,8 +2,10 @@
 
 The same model on other hardware or with other kernels rounds differently. Now and then two words are almost
 equally likely; then it chooses the other one, and the texts part. Another model, fewer bits or other
-instructions part much sooner. One question tells little, so several decide together: the more there are, the
-less must their mean differ from the middle. The figures of a real model are in docs/figures.md.
+instructions part much sooner. Where engines say how likely each token was, that must be alike as well: a text
+can be copied, and a worse model may begin as a good one does. One question tells little, so several decide
+together: the more there are, the less must their mean differ from the middle. The figures of a real model are
+in docs/figures.md.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from enum import StrEnum
 from functools import lru_cache
 from itertools import takewhile
 from statistics import fmean
+
+from server.domain.jobs import Logprobs
 
 # Words, single digits and signs: about what models write at once.
 _PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\n")
@@ -34,6 +38,10 @@ MIDDLE, ABOVE, BELOW = 0.45, 0.5, 0.7
 LEAST_QUESTIONS, MOST_QUESTIONS = 3, 24
 # Two answers to one question agree if they have this figure.
 AGREE = 0.45
+# Where texts begin with so many equal tokens, the logarithms of the probabilities that both models gave them,
+# and the one at which the texts part, must not differ by more on average. Of the smallest model that we know,
+# with other kernels or a cache of fewer bits, they differ by half of it at most.
+LEAST_EQUAL_TOKENS, MOST_DIFFERENCE = 4, 0.15
 # So many others must give another answer, and none the same, before one question speaks against a provider:
 # one in five may have the same build of the engine, whose texts part from the rest.
 AGAINST = 16
@@ -98,6 +106,8 @@ class Answer:
 
     text: str
     weight: int = 1
+    logprobs: Logprobs = ()
+    """Of its first tokens; empty where its engine gives none."""
 
 
 def compare(answer: Answer, others: Sequence[Answer]) -> float | None:
@@ -128,9 +138,12 @@ def agreed(answer: Answer, others: Sequence[Answer]) -> bool | None:
     """
     like: list[Answer] = []
     unlike: list[Answer] = []
-    for text in dict.fromkeys(each.text for each in others):
-        weight = sum(each.weight for each in others if each.text == text)
-        one = Answer(text, weight)
+    weights: dict[Answer, int] = {}
+    for each in others:
+        same = replace(each, weight=0)
+        weights[same] = weights.get(same, 0) + each.weight
+    for same, weight in weights.items():
+        one = replace(same, weight=weight)
         (like if _figure(answer, one) >= AGREE else unlike).append(one)
     most = max((each.weight + _group(each, unlike, but=each)[0] for each in unlike), default=0)
     if like and 2 * sum(each.weight for each in like) >= most:
@@ -154,7 +167,23 @@ def _group(answer: Answer, others: Sequence[Answer], but: Answer | None = None) 
     return sum(each.weight for each in like), like
 
 
+def difference(ours: Logprobs, theirs: Logprobs) -> float | None:
+    """How much the probabilities of the same tokens differ: the mean distance of their logarithms.
+
+    At the token where the texts of one model part, both were almost equally likely, so it counts as well.
+    None if too few tokens are the same to tell.
+    """
+    equal = len(list(takewhile(lambda pair: pair[0][0] == pair[1][0], zip(ours, theirs, strict=False))))
+    if equal < LEAST_EQUAL_TOKENS:
+        return None
+    pairs = list(zip(ours, theirs, strict=False))[: equal + 1]
+    return fmean(abs(own - other) for (_, own), (_, other) in pairs)
+
+
 def _figure(answer: Answer, reference: Answer) -> float:
+    differs_by = difference(answer.logprobs, reference.logprobs)
+    if differs_by is not None and differs_by > MOST_DIFFERENCE:
+        return 0.0
     if answer.text == reference.text:
         return 1.0
     found = likeness(answer.text, reference.text)

@@ -15,6 +15,10 @@ from typing import Any
 from server.domain.levels import Unasked
 from server.domain.transitions import Transitions
 
+# Tokens of an answer with the natural logarithms of their probabilities; the most that are taken.
+Logprobs = tuple[tuple[str, float], ...]
+MAX_LOGPROBS = 64
+
 
 class JobState(StrEnum):
     QUEUED = "queued"
@@ -215,6 +219,8 @@ class Job:
     artifact_bytes: int = 0
     texts_removed_ms: int | None = None
     """When its request, output and log were removed."""
+    logprobs: Logprobs = field(default=(), repr=False)
+    """Of its first tokens; only of the market's own jobs."""
 
     @property
     def cancel_requested(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from server.domain.jobs import FailureReason, JobType
+from server.domain.jobs import FailureReason, JobType, Logprobs
 from server.domain.transitions import Transitions
 
 HEARTBEAT_SECONDS = 10.0
@@ -186,6 +186,7 @@ class FinishReport:
     image_digest: str = ""
     last_output: bytes = field(default=b"", repr=False)
     """The chunk of output numbered ``last_output_seq``, if the report carries it."""
+    logprobs: Logprobs = field(default=(), repr=False)
 
 
 def secret_digest(secret: bytes) -> bytes:

@@ -17,7 +17,7 @@ from common.limits import Faults, fit
 from server.domain import messages
 from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import SelfTest
-from server.domain.jobs import LOST_AFTER_SECONDS, JobType
+from server.domain.jobs import LOST_AFTER_SECONDS, MAX_LOGPROBS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
     MAX_CHUNK_BYTES,
@@ -205,7 +205,7 @@ def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
     if kind is None:
         raise violation("the message is empty")
     body = getattr(message, kind)
-    if kind == "job_finished" and (dropped := drop_invalid(body.usage)):
+    if kind == "job_finished" and (dropped := _drop_untrue(body)):
         log.warning(
             "dropped counts that cannot be true job_id=%s fields=%s", body.lease.job_id, ",".join(dropped)
         )
@@ -272,6 +272,15 @@ def _too_large(lease: pb.Lease, data: bytes) -> messages.Unreadable | None:
     return messages.Unreadable(_ref(lease), f"{len(data)} bytes in a chunk; {MAX_CHUNK_BYTES} are allowed")
 
 
+def _drop_untrue(body: pb.JobFinished) -> list[str]:
+    """Clears what nothing but a comparison depends on, where it cannot be true, and returns the names."""
+    dropped = drop_invalid(body.usage)
+    if len(body.logprobs) > MAX_LOGPROBS or any(drop_invalid(each) for each in body.logprobs):
+        body.ClearField("logprobs")
+        dropped.append("logprobs")
+    return dropped
+
+
 def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
     if (unreadable := _too_large(body.lease, body.last_output)) is not None:
         return unreadable
@@ -292,6 +301,7 @@ def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
             output_truncated=body.output_truncated,
             image_digest=body.image_digest,
             last_output=body.last_output,
+            logprobs=tuple((each.token, each.logprob) for each in body.logprobs),
         )
     )
 

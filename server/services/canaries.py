@@ -19,7 +19,7 @@ from server.domain import pricing, prompts
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding, Known
 from server.domain.equality import MOST_QUESTIONS, Answer, likeness
 from server.domain.errors import DomainError
-from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType
+from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType, Logprobs
 from server.domain.leases import Channel
 from server.domain.levels import tier
 from server.domain.placement import allows
@@ -365,7 +365,7 @@ def _find_answer(canary: Canary, job: Job, text: str, now_ms: int, *, is_last: b
     past = [each for each in canaries.of_provider(canary.provider_id, PAST) if each.id < canary.id]
     if _is_filler(canary, text, past):
         return rules.failed(CanaryFault.ANSWER_DIFFERS)
-    finding = rules.by_answers(*_answers(canary, text), _unclear(past), is_last=is_last)
+    finding = rules.by_answers(*_answers(canary, job, text), _unclear(past), is_last=is_last)
     if finding is rules.WAITING and now_ms - canary.created_ms >= rules.WAITS_MS:
         return rules.UNDECIDED
     is_passed = finding.verdict is CanaryVerdict.PASSED
@@ -374,17 +374,18 @@ def _find_answer(canary: Canary, job: Job, text: str, now_ms: int, *, is_last: b
     return finding
 
 
-def _answers(canary: Canary, text: str) -> tuple[Answer, list[Answer]]:
+def _answers(canary: Canary, job: Job, text: str) -> tuple[Answer, list[Answer]]:
     """An answer, and those of other owners to the same question."""
     asked = canaries.same_question(canary.question, canary.provider_id, rules.MOST_ASKED)
     ids = [canary.provider_id, *(each.provider_id for each in asked)]
     owners, passed = standing.owners(ids), canaries.passed(ids)
     others = [
-        (Answer(answer, rules.weight(passed[each.provider_id])), owners[each.provider_id].marks)
+        (Answer(answer, rules.weight(passed[each.provider_id]), logprobs), owners[each.provider_id].marks)
         for each in asked
-        if (answer := _answer(each))
+        for answer, logprobs in [_answer(each)]
+        if answer
     ]
-    own = Answer(text, rules.weight(passed[canary.provider_id]))
+    own = Answer(text, rules.weight(passed[canary.provider_id]), job.logprobs)
     return own, rules.voices(owners[canary.provider_id].marks, others)
 
 
@@ -403,16 +404,16 @@ def _is_filler(canary: Canary, text: str, past: Sequence[Canary]) -> bool:
     """Whether the provider gave this answer to another question."""
     for each in past:
         if each.kind is CanaryKind.ANSWER and each.question != canary.question:
-            found = likeness(text, _answer(each))
+            found = likeness(text, _answer(each)[0])
             if found is not None and found.aligned >= rules.FILLER:
                 return True
     return False
 
 
-def _answer(canary: Canary) -> str:
+def _answer(canary: Canary) -> tuple[str, Logprobs]:
     """The answer of a canary; empty if its job did not complete, or its text is no longer kept."""
     job = jobs.get(canary.job_id)
-    return _text(job) if job is not None and job.state is JobState.COMPLETED else ""
+    return (_text(job), job.logprobs) if job is not None and job.state is JobState.COMPLETED else ("", ())
 
 
 def _text(job: Job) -> str:

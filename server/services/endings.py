@@ -26,7 +26,7 @@ from typing import Any
 from server.domain import ledger as rules
 from server.domain import pricing
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
-from server.domain.jobs import FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState, Logprobs
 from server.domain.leases import (
     MARKER_BYTES,
     MAX_ATTEMPTS,
@@ -161,6 +161,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
             content_type=report.content_type,
             usage=belief.usage,
             output_truncated=report.output_truncated,
+            logprobs=report.logprobs,
             matures=matures,
         )
     elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
@@ -357,6 +358,7 @@ def settle(
     content_type: str = "",
     usage: dict[str, Any] | None = None,
     output_truncated: bool = False,
+    logprobs: Logprobs = (),
     matures: bool = True,
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False if the job has changed since.
@@ -378,6 +380,7 @@ def settle(
         content_type=content_type,
         usage=usage,
         output_truncated=output_truncated,
+        logprobs=logprobs,
     )
     if not ended:
         return False

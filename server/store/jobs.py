@@ -24,6 +24,7 @@ from server.domain.jobs import (
     JobRequest,
     JobState,
     JobType,
+    Logprobs,
 )
 from server.domain.levels import Unasked
 from server.domain.placement import Wants
@@ -130,7 +131,17 @@ _finish = PreparedQuery(
             "content_type",
             "usage",
             "output_truncated",
-        )
+        ),
+        # Kept only of the market's own jobs.
+        logprobs=pw.Case(
+            None,
+            [
+                (
+                    db.Job.renter_id.in_(db.Renter.select(db.Renter.id).where(db.Renter.is_market)),
+                    arg("logprobs"),
+                )
+            ],
+        ),
     ).where(
         db.Job.job_id == arg("job_id"),
         db.Job.lease_epoch == arg("lease_epoch"),
@@ -338,6 +349,7 @@ def finish(
     content_type: str = "",
     usage: dict[str, Any] | None = None,
     output_truncated: bool = False,
+    logprobs: Logprobs = (),
 ) -> bool:
     """Ends a job once; False if its state or lease epoch has changed since ``job`` was read."""
     state = JOB_TRANSITIONS.next_state(job.state, event)
@@ -357,6 +369,7 @@ def finish(
         content_type=content_type,
         usage=json.dumps(usage) if usage else None,
         output_truncated=output_truncated,
+        logprobs=json.dumps(logprobs) if logprobs else None,
     )
     return bool(changed)
 
@@ -416,6 +429,7 @@ def job_of(row: Any) -> Job:
         artifact_count=row.artifact_count,
         artifact_bytes=row.artifact_bytes,
         texts_removed_ms=row.texts_removed_ms,
+        logprobs=tuple(map(tuple, json.loads(row.logprobs))) if row.logprobs else (),
     )
 
 

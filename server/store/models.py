@@ -223,6 +223,7 @@ class Job(Table):
     failure_reason = pw.TextField(null=True)
     failure_message = pw.TextField(null=True)
     usage = pw.TextField(null=True)
+    logprobs = pw.TextField(null=True)
     idempotency_key = pw.TextField(null=True)
     request_digest = pw.TextField(default="")
     artifact_count = pw.IntegerField(default=0)

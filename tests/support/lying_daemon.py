@@ -2,8 +2,9 @@
 
 Run as a program with the model's name and what it does as arguments, and with the settings of ``dcp-daemon``.
 It writes ``words`` in a random order, the ``same`` text always, or ``nothing``; with ``tokens`` it writes
-words and counts a hundred times as many tokens. ``honest`` is what the others claim to be: it writes the same
-text for the same prompt.
+words and counts a hundred times as many tokens. ``copies`` writes the text of an honest one, and does not
+know how likely its tokens were. ``honest`` is what the others claim to be: it writes the same text for the
+same prompt, with the same probabilities.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.engines import Engine
+from daemon.runners import Logprobs, Piece
 from tests.support import scripted_daemon
 
 WORDS = (
@@ -49,18 +51,29 @@ class LyingEngine(Engine):
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Is always ready."""
 
-    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         """Yields words, or nothing."""
         if self._does != "nothing":
-            yield " ".join(self._words(offer.params))
+            words = self._words(offer.params)
+            yield " ".join(words)
+        if self._does in ("honest", "copies"):
+            yield self._logprobs(words, offer.params)
         tokens = {"nothing": 0, "tokens": 6000}.get(self._does, 60)
         yield jobs_pb2.Usage(prompt_tokens=20, completion_tokens=tokens)
 
     def _words(self, params: jobs_pb2.JobParams) -> Sequence[str]:
         if self._does == "same":
             return WORDS * 4
-        seed = params.SerializeToString(deterministic=True) if self._does == "honest" else None
+        knows = self._does in ("honest", "copies")
+        seed = params.SerializeToString(deterministic=True) if knows else None
         return random.Random(seed).choices(WORDS, k=60)
+
+    def _logprobs(self, words: Sequence[str], params: jobs_pb2.JobParams) -> Logprobs:
+        seed = params.SerializeToString(deterministic=True) if self._does == "honest" else None
+        draw = random.Random(seed)
+        return Logprobs(
+            tuple(sessions_pb2.TokenLogprob(token=word, logprob=-draw.expovariate(1.5)) for word in words)
+        )
 
     async def self_test(self, model: str = "") -> None:
         """Claims to have passed."""

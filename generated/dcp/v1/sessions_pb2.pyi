@@ -646,6 +646,7 @@ class JobFinished(_message.Message):
     OUTPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
     IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
     LAST_OUTPUT_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     outcome: Global___RunOutcome.ValueType
     """The outcome."""
     failure_reason: _jobs_pb2.FailureReason.ValueType
@@ -676,6 +677,12 @@ class JobFinished(_message.Message):
     def usage(self) -> _jobs_pb2.Usage:
         """The model server's own counts."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """How likely the model found the first tokens of an answer at temperature 0, where its server says so. The
+        market compares them between providers where the job was one of its own checks, and else drops them.
+        """
+
     def __init__(
         self,
         *,
@@ -690,14 +697,41 @@ class JobFinished(_message.Message):
         output_truncated: _builtins.bool = ...,
         image_digest: _builtins.str = ...,
         last_output: _builtins.bytes = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "image_digest", b"image_digest", "last_output", b"last_output", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "image_digest", b"image_digest", "last_output", b"last_output", "last_output_seq", b"last_output_seq", "lease", b"lease", "logprobs", b"logprobs", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobFinished: _TypeAlias = JobFinished  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """A token of an answer, and how likely the model found it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token's text, or its beginning."""
+    logprob: _builtins.float
+    """The natural logarithm of its probability: 0 or less."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class AllowedImages(_message.Message):

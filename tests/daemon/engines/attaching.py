@@ -17,7 +17,8 @@ IMAGE = jobs_pb2.JOB_TYPE_IMAGE_GENERATION
 
 
 def job(model: str = "served-model", prompt: str = "hi", **fields: Any) -> sessions_pb2.JobOffer:
-    params = jobs_pb2.JobParams(model=model, prompt=prompt, max_tokens=8, **fields)
+    values: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": 8} | fields
+    params = jobs_pb2.JobParams(**values)
     return offer(params=params)
 
 

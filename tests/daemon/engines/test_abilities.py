@@ -70,7 +70,7 @@ async def test_each_model_is_found_to_be_what_it_is() -> None:
     ],
 )
 async def test_refusal_to_chat_has_the_model_asked_for_something_else(refusal: Raw) -> None:
-    server = script(EMBED, embeds=[EMBED], refusals=[refusal])
+    server = script(EMBED, embeds=[EMBED], refusals=[refusal, refusal])
     async with attached(server) as engine:
         assert await engine.self_test(EMBED) == "embedding"
 

@@ -10,6 +10,7 @@ from dcp.v1 import jobs_pb2
 
 from daemon.engines import EngineError
 from daemon.engines.answers import Patience
+from daemon.runners import Logprobs
 from tests.daemon.engines.attaching import attached, job, run
 from tests.support.openai_server import COUNTS, DONE, END, Raw, Script, event, refused, word
 
@@ -228,3 +229,86 @@ async def test_error_of_a_stream_in_words_is_understood() -> None:
         with pytest.raises(EngineError) as caught:
             await run(engine, job())
     assert caught.value.reason == PROMPT_TOO_LONG
+
+
+def likely(*entries: Any) -> bytes:
+    """A piece of the answer with the probabilities of its tokens, as they are sent."""
+    text = "".join(str(entry["token"]) for entry in entries if isinstance(entry, dict) and "token" in entry)
+    return event(choices=[{"delta": {"content": text}, "logprobs": {"content": list(entries)}}])
+
+
+async def logprobs_of(*answers: bytes, max_tokens: int = 8) -> list[tuple[str, float]]:
+    async with attached(Script(answers=(*answers, END, COUNTS, DONE))) as engine:
+        pieces, _ = await run(engine, job(temperature=0.0, max_tokens=max_tokens))
+    found = [piece for piece in pieces if isinstance(piece, Logprobs)]
+    return [(each.token, each.logprob) for piece in found for each in piece.tokens]
+
+
+async def test_probabilities_of_tokens_are_asked_for_at_temperature_0_alone() -> None:
+    script = Script()
+    async with attached(script) as engine:
+        for work in (job(temperature=0.0), job(temperature=0.7), job()):
+            await run(engine, work)
+    assert ["logprobs" in request for request in script.requests] == [True, False, False]
+
+
+async def test_probabilities_of_the_first_tokens_are_reported() -> None:
+    hello = {"token": "Hel", "logprob": -0.5, "bytes": [72], "top_logprobs": []}
+    assert await logprobs_of(likely(hello), likely({"token": "lo", "logprob": -0.25})) == [
+        ("Hel", -0.5),
+        ("lo", -0.25),
+    ]
+    many = [likely({"token": "x", "logprob": -n}) for n in range(70)]
+    assert await logprobs_of(*many, max_tokens=100) == [("x", -n) for n in range(64)]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"token": "b"},
+        {"logprob": -1},
+        {"token": 7, "logprob": -1},
+        {"token": "b", "logprob": "NaN"},
+        {"token": "b", "logprob": None},
+        None,
+    ],
+)
+async def test_probability_that_makes_no_sense_ends_those_of_its_piece(nonsense: Any) -> None:
+    good = {"token": "a", "logprob": -1}
+    assert await logprobs_of(likely(good, nonsense, good)) == [("a", -1)]
+
+
+async def test_probability_that_no_message_can_carry_is_made_to_fit() -> None:
+    entries = ({"token": "\ud83d", "logprob": 1e-9}, {"token": "y" * 200, "logprob": -2})
+    assert await logprobs_of(likely(*entries)) == [("?", 0), ("y" * 100, -2)]
+
+
+@pytest.mark.parametrize("nonsense", [7, "x", [], {"content": None}, {"content": "x"}, {"tokens": ["a"]}])
+async def test_probabilities_in_another_form_are_left_out(nonsense: Any) -> None:
+    assert await logprobs_of(event(choices=[{"delta": {"content": "hi"}, "logprobs": nonsense}])) == []
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refused(400, {"error": {"message": "logprobs is not supported", "type": "invalid_request_error"}}),
+        refused(422, {"detail": [{"msg": "Extra inputs are not permitted", "loc": ["body", "logprobs"]}]}),
+        refused(501, {"error": "logprobs: not implemented"}),
+        Raw(event(error={"code": 400, "message": "no"}), headers={"content-type": "text/event-stream"}),
+    ],
+)
+async def test_server_that_gives_no_probabilities_is_asked_without_them(refusal: Raw) -> None:
+    script = Script(refusals=[refusal])
+    async with attached(script) as engine:
+        pieces, _ = await run(engine, job(temperature=0.0))
+    assert pieces == ["Hello", " world"]
+    assert ["logprobs" in request for request in script.requests] == [True, False]
+
+
+async def test_server_that_refuses_the_job_itself_is_asked_twice_at_most() -> None:
+    script = Script(refusals=[refused(400, {"error": {"message": "no"}})] * 3)
+    async with attached(script) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job(temperature=0.0))
+    assert caught.value.reason == jobs_pb2.FAILURE_REASON_BAD_PARAMS
+    assert len(script.requests) == 2

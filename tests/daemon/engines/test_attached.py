@@ -300,7 +300,10 @@ async def test_real_model_server_answers_through_the_attached_engine() -> None:
         await engine.refresh()
         [model] = engine.models()
         pieces, usage = await run(engine, job(model.name, "Say hello.", temperature=0.0))
-        assert "".join(pieces)
+        *texts, logprobs = pieces
+        assert "".join(texts) == "".join(each.token for each in logprobs.tokens)
+        assert all(each.logprob <= 0 for each in logprobs.tokens)
+        assert min(each.logprob for each in logprobs.tokens) < -0.01, "a model is not sure of every token"
         assert 0 < usage.completion_tokens <= 8
         with pytest.raises(EngineError) as caught:
             await run(engine, job(model.name, "word " * 2000))

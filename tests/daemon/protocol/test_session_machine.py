@@ -318,10 +318,12 @@ class Daemon(RuleBasedStateMachine):
         if seed % 2 and self.waiting:
             self.write(self.waiting)
         self.disk.crash(Random(seed))
-        for known in self.known.values():
+        found = {key(history.offer.lease) for history in on_disk(self.disk)}
+        for name, known in self.known.items():
             known.is_forlorn = known.is_forlorn or not known.is_accepted
-            # Leases that the crash kept from being forgotten are reported again, and discarded again.
-            known.is_discarded = known.is_discarded and known.is_forgotten
+            # Leases that the crash kept from being forgotten are reported again, and discarded again. What
+            # was not synced may be on the disk all the same.
+            known.is_discarded = known.is_discarded and (known.is_forgotten or name not in found)
         self.rest.clear()
         self.sent_by_server.clear()  # they were on a stream that has ended
         self.start_process()

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from server.domain.equality import AGAINST, AGREE, Answer, Equality, agreed, compare, likeness, verdict
+from server.domain.equality import (
+    AGAINST,
+    AGREE,
+    MOST_DIFFERENCE,
+    Answer,
+    Equality,
+    agreed,
+    alike,
+    compare,
+    difference,
+    likeness,
+    verdict,
+)
 
 TEXT = (
     "A rain gauge measures how much rain falls in a given time. It is a simple cylinder with a scale, which "
@@ -142,3 +155,49 @@ def test_a_minority_that_agrees_neither_passes_nor_fails() -> None:
     many = [Answer(TEXT)] * AGAINST
     assert agreed(Answer(DIFFERENT), [*many, Answer(DIFFERENT)]) is None
     assert agreed(Answer(DIFFERENT), [*many, Answer(DIFFERENT, weight=AGAINST // 2)]) is True
+
+
+def logprobs(text: str, shift: float = 0.0) -> tuple[tuple[str, float], ...]:
+    """How likely the words of a text are, each the same at every call but for a shift."""
+    words = text.split()[:64]
+    return tuple((word, -random.Random(word).expovariate(2) - shift) for word in words)
+
+
+def test_probabilities_of_the_same_tokens_are_compared_by_their_mean_distance() -> None:
+    assert difference(logprobs(TEXT), logprobs(TEXT)) == 0
+    assert difference(logprobs(TEXT), logprobs(TEXT, 0.5)) == pytest.approx(0.5)
+    assert difference(logprobs(TEXT, 0.5), logprobs(TEXT)) == pytest.approx(0.5)
+
+
+def test_token_at_which_texts_part_counts_and_those_behind_it_do_not() -> None:
+    common = (("a", -1.0), ("b", -1.0), ("c", -1.0), ("d", -1.0))
+    ours = (*common, ("e", -1.0), ("g", -9.0))
+    assert difference(ours, (*common, ("f", -2.0), ("g", -1.0))) == pytest.approx(1 / 5)
+
+
+def test_few_equal_tokens_tell_nothing_about_probabilities() -> None:
+    ours = (("a", -1.0), ("b", -1.0), ("c", -1.0))
+    assert difference(ours, tuple((token, -8.0) for token, _ in ours)) is None
+    assert difference((), ours) is None
+    assert difference(logprobs(TEXT), logprobs(FILLER)) is None
+
+
+@pytest.mark.parametrize(("share", "is_like"), [(0.9, True), (1.1, False)])
+def test_equal_texts_with_other_probabilities_are_another_models(share: float, is_like: bool) -> None:
+    right = Answer(TEXT, logprobs=logprobs(TEXT))
+    copied = Answer(TEXT, logprobs=logprobs(TEXT, share * MOST_DIFFERENCE))
+    assert bool(alike(copied, [right])) is is_like
+    assert compare(copied, [right, replace(right)]) == float(is_like)
+    assert agreed(copied, [right] * AGAINST) is is_like
+
+
+def test_answer_without_probabilities_is_compared_by_its_text() -> None:
+    right = Answer(TEXT, logprobs=logprobs(TEXT))
+    assert alike(Answer(TEXT), [right]) == [right]
+    assert alike(right, [Answer(TEXT)]) == [Answer(TEXT)]
+    assert not alike(Answer(DIFFERENT), [right])
+
+
+def test_equal_probabilities_do_not_make_texts_alike() -> None:
+    """A liar may run the model for the tokens that are compared, and write filler after them."""
+    assert not alike(Answer(FILLER, logprobs=logprobs(TEXT)), [Answer(TEXT, logprobs=logprobs(TEXT))])

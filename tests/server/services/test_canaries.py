@@ -20,7 +20,8 @@ from google.protobuf.json_format import MessageToDict
 
 from server.domain import canaries as rules
 from server.domain.canaries import Canary, CanaryFault, CanaryVerdict
-from server.store import canaries
+from server.domain.jobs import Logprobs
+from server.store import canaries, jobs
 from server.store.models import ApiKey, Renter
 from tests.server.services.test_verdicts import gpu_status, verdict
 from tests.support import plans, running_server
@@ -62,7 +63,9 @@ class Machine:
         self.market, self.party, self.daemon = market, party, daemon
         self.offers: list[sessions_pb2.JobOffer] = []
 
-    async def answer(self, text: str | None = None, seconds: float = 2, tokens: int = 40) -> None:
+    async def answer(
+        self, text: str | None = None, seconds: float = 2, tokens: int = 40, **report: Any
+    ) -> None:
         """Runs the job that it is offered; by default it answers honestly."""
         offer = await self.daemon.expect("job_offer")
         self.offers.append(offer)
@@ -73,7 +76,9 @@ class Machine:
         await self.daemon.heard_nothing()
         self.market.clock.advance(seconds)
         usage = jobs_pb2.Usage(prompt_tokens=9, completion_tokens=tokens)
-        await self.daemon.finished(offer.lease, seconds=seconds, last_output_seq=int(bool(data)), usage=usage)
+        await self.daemon.finished(
+            offer.lease, seconds=seconds, last_output_seq=int(bool(data)), usage=usage, **report
+        )
 
     async def found(self) -> list[Canary]:
         """Its canaries, oldest first."""
@@ -125,6 +130,69 @@ async def test_new_providers_are_asked_the_same_and_honest_ones_pass(checked: Ma
     assert first[0].question == second[0].question
     assert (first[0].figure, first[0].tokens_per_second) == (1, 20)
     await checked.assert_money_adds_up()
+
+
+def logprobs(shift: float = 0) -> list[sessions_pb2.TokenLogprob]:
+    """How likely the tokens of an answer were."""
+    return [sessions_pb2.TokenLogprob(token=word, logprob=-n / 9 - shift) for n, word in enumerate(WORDS)]
+
+
+async def kept(each: Machine) -> Logprobs:
+    """The probabilities that are stored of the first job of a machine."""
+    job = await each.market.sql(lambda: jobs.get(each.offers[0].lease.job_id))
+    assert job is not None
+    return job.logprobs
+
+
+async def test_copied_text_whose_probabilities_are_invented_fails(checked: Market) -> None:
+    """The probabilities are those of the model; the text can be had from somebody else."""
+    honest_ones = [await machine(checked) for _ in range(2)]
+    copier = await machine(checked)
+    shifts = {honest_ones[0]: 0.0, honest_ones[1]: 0.01, copier: 2.0}
+    for _ in range(60):
+        await checked.check()
+        for each, shift in shifts.items():
+            if await each.is_asked():
+                await each.answer(logprobs=logprobs(shift))
+                await each.daemon.heard_nothing()
+        if await copier.judged():
+            break
+        checked.clock.advance(1800)
+        for each in shifts:
+            await each.daemon.heartbeat()
+    assert await copier.judged() == {FAILED}
+    assert [await each.judged() for each in honest_ones] == [{PASSED}, {PASSED}]
+
+
+@pytest.mark.parametrize(
+    "untrue",
+    [
+        [sessions_pb2.TokenLogprob(token="a", logprob=0.5)],
+        [sessions_pb2.TokenLogprob(token="a", logprob=float("nan"))],
+        [sessions_pb2.TokenLogprob(token="a", logprob=float("-inf"))],
+        [sessions_pb2.TokenLogprob(token="a" * 101, logprob=-1)],
+        [sessions_pb2.TokenLogprob(token="a", logprob=-1)] * 65,
+    ],
+)
+async def test_probabilities_that_cannot_be_are_dropped_and_the_result_counts(
+    checked: Market, untrue: list[sessions_pb2.TokenLogprob]
+) -> None:
+    one, other = await machine(checked), await machine(checked)
+    await checked.check()
+    await one.answer(logprobs=untrue)
+    await other.answer(logprobs=logprobs())
+    await checked.check()
+    assert [await each.verdicts() for each in (one, other)] == [[PASSED], [PASSED]]
+    assert [len(await kept(each)) for each in (one, other)] == [0, len(WORDS)]
+
+
+async def test_probabilities_are_kept_of_the_markets_own_jobs_alone(market: Market) -> None:
+    renter = await market.renter(1000)
+    each = await machine(market)
+    job = await market.submit(renter)
+    await each.answer(logprobs=logprobs())
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_COMPLETED
+    assert await kept(each) == ()
 
 
 async def rounds(market: Market, texts: dict[Machine, list[str]]) -> None:
