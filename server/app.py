@@ -33,6 +33,7 @@ from server.rpc.mailboxes import MailboxServicer
 from server.rpc.methods import Methods
 from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
+from server.rpc.prices import PriceServicer
 from server.rpc.privacy import PrivacyServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.recovery import RecoveryServicer
@@ -84,6 +85,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         MailboxServicer(services.mailboxes),
         MetricServicer(services.metrics, services.providers),
         OperationServicer(services.operations),
+        PriceServicer(services.prices),
         PrivacyServicer(services.export, services.deletion),
         ProviderServicer(
             services.providers, services.registration, services.heartbeats, services.market, newest

@@ -39,6 +39,7 @@ from server.services.operators.discards import Discards
 from server.services.operators.operations import Operations
 from server.services.operators.proofs import Proofs
 from server.services.payouts import Payouts
+from server.services.prices import PriceList
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
@@ -100,6 +101,7 @@ class Services:
         self.keys = Credentials(database, clock, config.admin_token)
         self.key_ring = KeyRing(database, clock, self.keys)
         self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
+        self.prices = PriceList(database, self.terms, clock)
         self.jobs = Jobs(
             database,
             self.dispatch,

@@ -26,7 +26,7 @@ from server.clock import SystemClock
 from server.domain import pricing
 from server.domain.jobs import FailureReason, JobType
 from server.domain.leases import LeaseOutcome
-from server.domain.money import micros, whole_halala
+from server.domain.money import whole_halala
 from server.services.operators.proofs import Proofs
 from server.services.statements import Statements
 from server.store.database import Database
@@ -45,7 +45,7 @@ PROMPT = "Say nothing."
 FILE_NAME, FILE_BYTES, FILE_KEY = "out.txt", b"done\n", "0" * 32
 DAY_MS = 24 * 3600 * 1000
 RATE_HALALA, HOLD_HALALA, BILLED_MS = 100, 100, 8_000
-CHARGE_HALALA = whole_halala(pricing.charge_micros(RATE_HALALA, BILLED_MS, micros(HOLD_HALALA)))
+CHARGE_HALALA = min(HOLD_HALALA, whole_halala(pricing.per_minute(RATE_HALALA).cost_micros(BILLED_MS)))
 PAYOUT_HALALA, FEE_HALALA = pricing.shares(CHARGE_HALALA)
 TEXT_DAYS = 14
 EXTERNAL, PLATFORM, FIRST_RENTER_ACCOUNT = 1, 2, 3

@@ -17,7 +17,7 @@ from server.domain.payouts import HOUR_MS, Payout, PayoutTerms, matured
 from server.domain.placement import rank, value_left_micros
 from server.domain.standing import DAY_MS, Party, assess
 
-RATE = pricing.RATE_HALALA_PER_MINUTE[JobType.LLM_INFERENCE]
+PRICE = pricing.per_minute(pricing.RATE_HALALA_PER_MINUTE[JobType.LLM_INFERENCE])
 # The usual time of a job: the middle, and the deviation of its logarithm. Its limit is a multiple of it.
 USUAL_MS, TIMES_DIFFER, LONGEST_MS, LIMIT = 20_000, 1.0, 600_000, 4
 # The share of jobs whose renter names a provider, chosen as the market would.
@@ -139,14 +139,15 @@ class Market:
         is_early = now_ms - machine.joined_ms < OWN_MS
         if machine.own_renters and is_early and self._draw.random() < OWN_CHANCE:
             renter = self._draw.choice(machine.own_renters)
-            hold = pricing.cost_micros(RATE, OWN_JOB_MS)
+            hold = PRICE.cost_micros(OWN_JOB_MS)
             self._settle(machine, renter, hold, OWN_JOB_MS, OWN_JOB_MS, now_ms)
             machine.note(True)
 
     def _job(self, now_ms: int) -> None:
         self.result.jobs += 1
         usual_ms = round(min(LONGEST_MS, USUAL_MS * math.exp(self._draw.normalvariate(0, TIMES_DIFFER))))
-        hold, limit_ms = pricing.hold_and_limit(RATE, LIMIT * usual_ms, None)
+        limit_ms = LIMIT * usual_ms
+        hold = PRICE.cost_micros(limit_ms)
         is_named = self._draw.random() < NAMED
         newcomers = self._draw.randrange(100) < NEWCOMERS_PERCENT
         serving = self._serving[self._draw.randrange(MODELS)]
@@ -212,8 +213,10 @@ class Market:
         self, machine: Machine, renter: Party, hold: int, run_ms: int, earned_ms: int, now_ms: int
     ) -> None:
         """Charges a job, of which all beyond ``earned_ms`` is stolen."""
-        bill = ledger.make_bill(hold, RATE, run_ms)
-        stolen = bill.payout_micros - ledger.make_bill(hold, RATE, earned_ms).payout_micros
+        bill = ledger.make_bill(hold, PRICE.cost_micros(run_ms), run_ms)
+        stolen = (
+            bill.payout_micros - ledger.make_bill(hold, PRICE.cost_micros(earned_ms), earned_ms).payout_micros
+        )
         self._number += 1
         payout = Payout(self._number, bill.payout_micros, now_ms)
         machine.maturing.append((payout, stolen))

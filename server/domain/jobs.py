@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from server.domain.levels import Unasked
 from server.domain.transitions import Transitions
+
+if TYPE_CHECKING:
+    from server.domain.pricing import Price
 
 # Tokens of an answer with the natural logarithms of their probabilities; the most that are taken.
 Logprobs = tuple[tuple[str, float], ...]
@@ -195,7 +198,7 @@ class Job:
     limit_ms: int
     priority: int
     hold_micros: int
-    rate_halala_per_minute: int
+    price: Price
     lease_epoch: int
     attempt: int
     start_within_ms: int
@@ -221,6 +224,11 @@ class Job:
     """When its request, output and log were removed."""
     logprobs: Logprobs = field(default=(), repr=False)
     """Of its first tokens; only of the market's own jobs."""
+
+    @property
+    def rate_halala_per_minute(self) -> int:
+        """The price of a minute, rounded up; 0 if tokens are paid for."""
+        return self.price.halala_per_minute
 
     @property
     def cancel_requested(self) -> bool:

@@ -225,9 +225,9 @@ def funding(renter_id: int, amount_micros: int) -> Transfer:
     return Transfer(TransferKind.CANARY_FUNDED, CANARY_BUDGET, renter(renter_id), amount_micros)
 
 
-def make_bill(hold_micros: int, rate_halala_per_minute: int, billed: int) -> Bill:
-    """The bill for ``billed`` milliseconds at a rate, limited by the hold; 0 ms charges nothing."""
-    charge = pricing.charge_micros(rate_halala_per_minute, billed, hold_micros)
+def make_bill(hold_micros: int, cost_micros: int, billed: int) -> Bill:
+    """The bill for a run that cost so much and lasted ``billed`` milliseconds; the hold limits the charge."""
+    charge = min(hold_micros, cost_micros)
     payout, fee = pricing.shares(charge)
     return Bill(hold_micros, charge, hold_micros - charge, payout, fee, billed)
 

@@ -7,6 +7,7 @@ halala: what comes in is whole, and what goes out is cut toward zero, with the e
 from __future__ import annotations
 
 MICROS = 1_000_000
+SAR = 100 * MICROS
 # The most that one account may hold: inside a 64-bit integer, and 90 billion SAR.
 MAX_BALANCE_HALALA = 9 * 10**12
 MAX_BALANCE_MICROS = MAX_BALANCE_HALALA * MICROS
@@ -27,8 +28,8 @@ def whole_or_none(amount: int | None) -> int | None:
     return None if amount is None else whole_halala(amount)
 
 
-def text(amount: int) -> str:
-    """An amount in micros as halala, with as many decimals as it needs: "30.75"."""
+def text(amount: int, unit: int = MICROS) -> str:
+    """An amount in micros as halala, or another power of ten, with as many decimals as it needs: "30.75"."""
     sign, rest = "-" * (amount < 0), abs(amount)
-    decimals = f"{rest % MICROS:06d}".rstrip("0")
-    return f"{sign}{rest // MICROS}" + (f".{decimals}" if decimals else "")
+    decimals = str(unit + rest % unit)[1:].rstrip("0")
+    return f"{sign}{rest // unit}" + (f".{decimals}" if decimals else "")

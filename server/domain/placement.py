@@ -20,12 +20,11 @@ from common.images import ImageNameError, is_allowed, parse
 from server.domain.gpu_models import satisfies
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.levels import Standing, Unasked, tier
+from server.domain.pricing import NO_PRICES, Price, Prices
 from server.domain.providers import ProviderStatus
 from server.domain.reliability import NO_RECORD, TrackRecord
 
 Rank = tuple[int, bool, int, int, int, int]
-# Higher than the quote of any job.
-NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,8 @@ class Candidate:
     """The memory of its first GPU; None if it is not known."""
     vram_reserve_mib: int = 0
     """GPU memory reserved for the owner, in MiB; jobs may use the rest."""
-    own_rates: Mapping[JobType, int] = field(default_factory=dict)
-    """In halala per minute, only where they differ from the platform's rates."""
+    own_prices: Prices = NO_PRICES
+    """Its own, where they differ from the platform's."""
     is_open: bool = True
     """Whether it is within the hours in which its owner lets it take jobs."""
     is_too_hot: bool = False
@@ -84,10 +83,6 @@ class Candidate:
         """Its job types without those that are hindered."""
         return self.job_types.difference(self.hindered)
 
-    def least_quote(self, kind: JobType) -> int:
-        """See the function of this name."""
-        return least_quote(self.own_rates, kind, runs_plain_processes=self.runs_plain_processes)
-
 
 @dataclass(frozen=True, slots=True)
 class Wants:
@@ -97,8 +92,8 @@ class Wants:
     model: str | None = None
     gpu_model: str | None = None
     min_vram_mib: int | None = None
-    quoted_halala_per_minute: int | None = None
-    """The quote of a job that names no provider; None if it names one, which gets its own rate."""
+    quoted: Price | None = None
+    """The quote of a job that names no provider; None if it names one, which gets its own price."""
     image: str | None = None
     """The image of a job that brings one, by its full name."""
     architecture: str | None = None
@@ -185,9 +180,10 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     by_gpu = gpu_obstacle(candidate.gpu_model, candidate.vram_mib, candidate.vram_reserve_mib, wants)
     if by_gpu is not Obstacle.NONE:
         return by_gpu
-    by_rate = rate_obstacle(candidate.least_quote(wants.job_type), wants)
-    if by_rate is not Obstacle.NONE:
-        return by_rate
+    plain, gpu = candidate.runs_plain_processes, candidate.gpu_model
+    by_price = price_obstacle(candidate.own_prices, gpu, wants, runs_plain_processes=plain)
+    if by_price is not Obstacle.NONE:
+        return by_price
     if not reaches(candidate.standing, wants):
         return Obstacle.STANDING_TOO_LOW
     if (by_owner := owners_obstacle(candidate)) is not Obstacle.NONE:
@@ -213,17 +209,14 @@ def value_left_micros(bound_micros: int | None, open_micros: int) -> int | None:
     return bound_micros - open_micros if bound_micros is not None and open_micros else None
 
 
-def least_quote(own_rates: Mapping[JobType, int], kind: JobType, *, runs_plain_processes: bool) -> int:
-    """The lowest quote for which a provider takes a job that names none."""
-    return NEVER if runs_plain_processes and kind in NEED_IMAGE else own_rates.get(kind, 0)
-
-
-def rate_obstacle(least: int, wants: Wants) -> Obstacle:
-    """The obstacle between a job and a provider that takes no quote below ``least``."""
-    quoted = wants.quoted_halala_per_minute
-    if least == NEVER and (wants.unasked is not None or quoted is not None):
+def price_obstacle(own: Prices, gpu_model: str, wants: Wants, *, runs_plain_processes: bool) -> Obstacle:
+    """The obstacle between a job and what a provider takes for it, or how it runs it."""
+    names_nobody = wants.unasked is not None or wants.quoted is not None
+    if names_nobody and runs_plain_processes and wants.job_type in NEED_IMAGE:
         return Obstacle.NO_CONTAINERS
-    return Obstacle.RATE_ABOVE_QUOTE if quoted is not None and least > quoted else Obstacle.NONE
+    asks = own.of(wants.job_type, wants.model, gpu_model) if wants.quoted is not None else None
+    is_met = asks is None or wants.quoted is None or asks.is_within(wants.quoted)
+    return Obstacle.NONE if is_met else Obstacle.RATE_ABOVE_QUOTE
 
 
 def gpu_obstacle(gpu_model: str, vram_mib: int | None, vram_reserve_mib: int, wants: Wants) -> Obstacle:

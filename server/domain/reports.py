@@ -12,6 +12,7 @@ from typing import Any
 
 from server.domain.jobs import CHARGED, NEED_IMAGE, FailureReason, Job, JobType
 from server.domain.leases import FinishReport, RunOutcome
+from server.domain.tokens import max_tokens, most_prompt
 
 # Only a run in a container can end so; so can nothing that a daemon reports be the server's own deadline.
 _ONLY_IN_CONTAINERS = frozenset(
@@ -31,11 +32,8 @@ _ONLY_IN_CONTAINERS = frozenset(
 _WRITES_TEXT = frozenset({JobType.LLM_INFERENCE, JobType.VLLM_SERVE})
 # A bare prompt has no parameters that a model server could reject.
 _BARE = frozenset({"model", "prompt"})
-# What a chat template may add to a prompt, in tokens: around the conversation, and around each message.
-TEMPLATE_TOKENS = 1024
-MESSAGE_TOKENS = 32
-# The answer of a job that asks for no number of tokens, at least as daemons have it.
-_DEFAULT_MAX_TOKENS = 256
+# Counts that only a lie makes greater than they can be.
+_LIES = frozenset({"prompt_tokens", "cached_tokens", "tokens_per_second"})
 # The server's clock begins when the start is reported, which may be later than the start.
 _CLOCK_TOLERANCE_MS = 5_000
 
@@ -88,7 +86,7 @@ def is_charged(reason: FailureReason, job: Job) -> bool:
 
 def _is_possible(reason: FailureReason, job: Job, facts: Facts) -> bool:
     if reason is FailureReason.PROMPT_TOO_LONG and facts.context_tokens:
-        return _most_prompt_tokens(job) + _max_tokens(job) > facts.context_tokens
+        return most_prompt(job.spec) + max_tokens(job.spec) > facts.context_tokens
     if reason is FailureReason.BAD_PARAMS and job.job_type is JobType.LLM_INFERENCE:
         return not _params(job).keys() <= _BARE
     if reason is FailureReason.CANCELLED:
@@ -114,7 +112,8 @@ def _bounded(report: FinishReport, job: Job, facts: Facts) -> tuple[dict[str, An
     # A token has at least a byte, and one more ends the answer. Of a truncated output not all was relayed.
     written = completion if report.output_truncated else job.output_bytes + 1
     most = {
-        "prompt_tokens": _most_prompt_tokens(job),
+        "prompt_tokens": most_prompt(job.spec),
+        "cached_tokens": min(int(usage.get("prompt_tokens", 0)), most_prompt(job.spec)),
         "completion_tokens": written,
         "first_token_ms": facts.server_ms + _CLOCK_TOLERANCE_MS,
         "tokens_per_second": 1000 * min(completion, written),
@@ -124,23 +123,12 @@ def _bounded(report: FinishReport, job: Job, facts: Facts) -> tuple[dict[str, An
         return usage or None, ""
     usage |= {name: most[name] for name in cut} | {"bounded": cut}
     # What a model thinks is counted and not relayed, and a start may be reported late: these are no lies.
-    is_claim = "prompt_tokens" in cut or "tokens_per_second" in cut or _is_over_max_tokens(completion, job)
+    is_claim = not _LIES.isdisjoint(cut) or _is_over(completion, job)
     return usage, f"its daemon counted what cannot be: {', '.join(cut)}" if is_claim else ""
 
 
-def _is_over_max_tokens(completion: int, job: Job) -> bool:
-    return "max_tokens" in _params(job) and completion > _max_tokens(job) + 1
-
-
-def _most_prompt_tokens(job: Job) -> int:
-    params = _params(job)
-    messages = params.get("messages", [])
-    texts = [params.get("prompt", ""), *(message.get("content", "") for message in messages)]
-    return sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(messages)
-
-
-def _max_tokens(job: Job) -> int:
-    return int(_params(job).get("max_tokens", _DEFAULT_MAX_TOKENS))
+def _is_over(completion: int, job: Job) -> bool:
+    return "max_tokens" in _params(job) and completion > max_tokens(job.spec) + 1
 
 
 def _params(job: Job) -> dict[str, Any]:

@@ -7,8 +7,8 @@ rates are checked when a rate is set; a later change of the platform's rates doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import IntEnum
 from functools import cache
@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
+from server.domain.pricing import NO_PRICES, Price, Prices, TimePrice, TokenPrice, words
 
 # The bounds of an own rate, in percent of the platform's rate.
 LEAST_PERCENT = 50
@@ -110,9 +111,9 @@ NO_SETTINGS = Settings()
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A provider's own rates, in halala per minute, and its settings."""
+    """A provider's own prices and its settings."""
 
-    rates: Mapping[JobType, int] = field(default_factory=dict)
+    prices: Prices = NO_PRICES
     settings: Settings = NO_SETTINGS
 
 
@@ -128,10 +129,37 @@ def opening_words(opens: datetime | None, timezone: str, at_ms: int) -> str:
     return f"{day}at {opens:%H:%M} {timezone}"
 
 
-def bounds(card_halala_per_minute: int) -> tuple[int, int]:
-    """The lowest and highest own rate for a rate of the platform, in whole halala within the percentages."""
-    least = -(-card_halala_per_minute * LEAST_PERCENT // 100)
-    return least, card_halala_per_minute * MOST_PERCENT // 100
+def bounds(card: int) -> tuple[int, int]:
+    """The lowest and highest own amount for one of the platform, whole and within the percentages."""
+    return -(-card * LEAST_PERCENT // 100), card * MOST_PERCENT // 100
+
+
+def price_bounds(card: Price) -> tuple[Price, Price]:
+    """The lowest and the highest own price for one of the platform, part by part."""
+    if isinstance(card, TimePrice):
+        least, most = bounds(card.micros_per_hour)
+        return TimePrice(least), TimePrice(most)
+    parts = [bounds(part) for part in (card.prompt, card.cached, card.completion)]
+    return TokenPrice(*(least for least, _ in parts)), TokenPrice(*(most for _, most in parts))
+
+
+def check_price(price: Price, card: Price | None, what: str) -> None:
+    """Raises RATE_OUT_OF_BOUNDS if an own price is outside the bounds, or the platform has none."""
+    if card is None:
+        raise DomainError(
+            Reason.RATE_OUT_OF_BOUNDS,
+            f"{what}: the platform has no price for it, so there is no own one; GET /api/prices lists those "
+            "that it has",
+            field=what,
+        )
+    least, most = price_bounds(card)
+    if not (least.is_within(price) and price.is_within(most)):
+        raise DomainError(
+            Reason.RATE_OUT_OF_BOUNDS,
+            f"{what}: each part of an own price must be from {LEAST_PERCENT} % to {MOST_PERCENT} % of the "
+            f"platform's; from {words(least)} to {words(most)}",
+            field=what,
+        )
 
 
 def check_rate(kind: JobType, halala_per_minute: int, card_halala_per_minute: int) -> None:

@@ -6,7 +6,14 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from dcp.v1 import canaries_pb2, gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
+from dcp.v1 import (
+    canaries_pb2,
+    gpus_pb2,
+    honesty_pb2,
+    jobs_pb2,
+    providers_pb2,
+    standing_pb2,
+)
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -37,7 +44,7 @@ from server.domain.ledger import too_large
 from server.domain.levels import Standing, Unasked
 from server.domain.money import MAX_BALANCE_HALALA, micros, whole_halala, whole_or_none
 from server.domain.placement import Obstacle
-from server.domain.pricing import whole_shares
+from server.domain.pricing import Price, TimePrice, sar, whole_shares
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
 from server.domain.reliability import Weight, weight
@@ -302,6 +309,7 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         priority=record.priority,
         cost_halala=whole_halala(record.hold_micros),
         rate_halala_per_minute=record.rate_halala_per_minute,
+        price=price(record.price),
         attempt=record.attempt,
         created_at=timestamp(record.created_ms),
         started_at=timestamp(record.started_ms),
@@ -418,12 +426,16 @@ def _seconds_up(time_ms: int | None) -> int | None:
 
 def billing(record: Job) -> jobs_pb2.Billing:
     unbilled = Bill(record.hold_micros, 0, record.hold_micros, 0, 0, 0)
-    return bill(record.bill or unbilled, record.rate_halala_per_minute)
+    return bill(record.bill or unbilled, record.price)
 
 
-def bill(of: Bill, rate_halala_per_minute: int) -> jobs_pb2.Billing:
+def bill(of: Bill, at: Price) -> jobs_pb2.Billing:
     billed = with_money(
-        jobs_pb2.Billing(billed_seconds=of.billed_ms / 1000, rate_halala_per_minute=rate_halala_per_minute),
+        jobs_pb2.Billing(
+            billed_seconds=of.billed_ms / 1000,
+            rate_halala_per_minute=at.halala_per_minute,
+            price=price(at),
+        ),
         hold=of.hold_micros,
         actual_cost=of.charge_micros,
         refund=of.refund_micros,
@@ -433,6 +445,17 @@ def bill(of: Bill, rate_halala_per_minute: int) -> jobs_pb2.Billing:
     # Whole shares are rounded instead of cut, so that they sum to the whole cost.
     billed.provider_halala, billed.platform_halala = whole_shares(of.charge_micros)
     return billed
+
+
+def price(of: Price) -> jobs_pb2.Price:
+    """A price in decimal SAR."""
+    if isinstance(of, TimePrice):
+        return jobs_pb2.Price(sar_per_hour=sar(of.micros_per_hour))
+    return jobs_pb2.Price(
+        sar_per_million_input_tokens=sar(of.prompt),
+        sar_per_million_cached_input_tokens=sar(of.cached),
+        sar_per_million_output_tokens=sar(of.completion),
+    )
 
 
 def with_money(message: M, **amounts: int | None) -> M:

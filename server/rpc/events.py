@@ -11,6 +11,7 @@ from common.json_form import message_writer
 from server.domain.disputes import Dispute, DisputeState
 from server.domain.jobs import Bill, FailureReason, JobState, JobType
 from server.domain.money import whole_halala
+from server.domain.pricing import parse
 from server.domain.webhooks import WebhookEvent
 from server.rpc import convert
 from server.rpc.enums import enum_map
@@ -62,5 +63,6 @@ def _ended_job(facts: dict[str, Any]) -> pb.EndedJob:
         created_at=convert.timestamp(facts["created_ms"]),
         started_at=convert.timestamp(facts["started_ms"]),
         ended_at=convert.timestamp(facts["ended_ms"]),
-        billing=convert.bill(bill, facts["rate_halala_per_minute"]),
+        # Facts of older events have the rate alone.
+        billing=convert.bill(bill, parse(facts.get("price") or str(facts["rate_halala_per_minute"]))),
     )

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import canaries as rules
 from server.domain import ledger as accounts
-from server.domain import pricing, prompts
+from server.domain import prompts
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding, Known
 from server.domain.equality import MOST_QUESTIONS, Answer, likeness
 from server.domain.errors import DomainError
+from server.domain.holds import reserve
 from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType, Logprobs
 from server.domain.leases import Channel
 from server.domain.levels import tier
@@ -261,7 +262,7 @@ class Canaries:
         if len(own) < RENTERS:
             own.append(self._new_renter(now_ms))
         renter_id = self._chance.choice(own)
-        hold, _ = pricing.hold_and_limit(quoted(request), request.duration_ms, None)
+        hold = reserve(quoted(request), request).hold_micros
         missing = hold - ledger.balance(accounts.renter(renter_id))
         if missing > 0:
             ledger.apply([accounts.funding(renter_id, missing)], now_ms)

@@ -20,11 +20,12 @@ not know who may request an end, and sends nothing: its callers notify the daemo
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from server.domain import ledger as rules
-from server.domain import pricing
+from server.domain import pricing, tokens
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
 from server.domain.jobs import FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState, Logprobs
 from server.domain.leases import (
@@ -41,6 +42,7 @@ from server.domain.leases import (
 )
 from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
 from server.domain.money import text
+from server.domain.pricing import TimePrice
 from server.domain.reports import Facts, believe, given_back, is_charged
 from server.services import outbox
 from server.store import artifacts, jobs, leases, ledger, providers
@@ -165,9 +167,10 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
             matures=matures,
         )
     elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
-        _settle_cancelled(job, "cancelled while it ran", now_ms, billed, matures)
+        _settle_cancelled(job, "cancelled while it ran", now_ms, billed, matures, belief.usage)
     else:
-        _settle_failed(job, reason, message, now_ms, _charged_ms(reason, billed, job), matures)
+        charged_ms = _charged_ms(reason, billed, job)
+        _settle_failed(job, reason, message, now_ms, charged_ms, matures, belief.usage)
 
 
 def _charged_ms(reason: FailureReason, billed_ms: int, job: Job) -> int:
@@ -363,13 +366,14 @@ def settle(
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False if the job has changed since.
 
-    ``billed_ms`` of 0 voids the hold: the renter gets all of it back. An inference without output is never
-    billed, however it ended, because the renter received nothing. Unless a market pays at once, the payout
-    ``matures`` before it can be withdrawn.
+    ``billed_ms`` of 0 voids the hold of a job that did not complete: the renter gets all of it back. An
+    inference without output is never billed, however it ended, because the renter received nothing. Unless a
+    market pays at once, the payout ``matures`` before it can be withdrawn.
     """
-    if job.job_type in INFERENCE and not job.output_bytes:
-        billed_ms = 0
-    bill = rules.make_bill(job.hold_micros, job.rate_halala_per_minute, billed_ms)
+    is_silent = job.job_type in INFERENCE and not job.output_bytes
+    is_due = not is_silent and (billed_ms > 0 or event is JobEvent.COMPLETE)
+    cost = _cost_micros(job, billed_ms, usage) if is_due else 0
+    bill = rules.make_bill(job.hold_micros, cost, 0 if is_silent else billed_ms)
     ended = jobs.finish(
         job,
         event,
@@ -404,20 +408,44 @@ def settle(
     return True
 
 
-def _settle_cancelled(job: Job, message: str, now_ms: int, billed_ms: int = 0, matures: bool = True) -> None:
+def _cost_micros(job: Job, billed_ms: int, usage: Mapping[str, Any] | None) -> int:
+    """What a run costs. Parts of a micro are carried to the renter's next run that is paid by tokens."""
+    if isinstance(job.price, TimePrice):
+        return job.price.cost_micros(billed_ms)
+    parts = job.price.cost_parts(tokens.billed(job.spec, usage, job.output_bytes))
+    whole, rest = divmod(parts, pricing.PARTS)
+    # The hold has room for one carried micro; more than the hold is not charged, so nothing of it is carried.
+    return whole + ledger.carry(job.renter_id, rest) if whole < job.hold_micros else job.hold_micros
+
+
+def _settle_cancelled(
+    job: Job,
+    message: str,
+    now_ms: int,
+    billed_ms: int = 0,
+    matures: bool = True,
+    usage: dict[str, Any] | None = None,
+) -> None:
     settle(
         job,
         JobEvent.CANCEL,
         now_ms,
         billed_ms=billed_ms,
         matures=matures,
+        usage=usage,
         failure_reason=FailureReason.CANCELLED,
         failure_message=message,
     )
 
 
 def _settle_failed(
-    job: Job, reason: FailureReason, message: str, now_ms: int, billed_ms: int = 0, matures: bool = True
+    job: Job,
+    reason: FailureReason,
+    message: str,
+    now_ms: int,
+    billed_ms: int = 0,
+    matures: bool = True,
+    usage: dict[str, Any] | None = None,
 ) -> None:
     settle(
         job,
@@ -425,6 +453,7 @@ def _settle_failed(
         now_ms,
         billed_ms=billed_ms,
         matures=matures,
+        usage=usage,
         failure_reason=reason,
         failure_message=message,
     )

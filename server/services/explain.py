@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from server.domain.jobs import Job, JobState
 from server.domain.leases import Lease
 from server.domain.placement import OF_THE_JOB, Candidate, Model, Obstacle, Wants, can_run, obstacle
+from server.domain.pricing import words
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.queue import JobCondition, Occupancy, Prospect, condition, free_in_ms, prospect
 from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
@@ -231,9 +232,9 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
         "vram": candidate.vram_mib,
         "memory": f"{candidate.vram_mib} MiB of GPU memory" if candidate.vram_mib else "no GPU",
         "vram_reserved": candidate.vram_reserve_mib,
-        "rate": candidate.own_rates.get(wants.job_type),
+        "price": words(candidate.own_prices.of(wants.job_type, wants.model, candidate.gpu_model)),
         "standing": candidate.standing.value if candidate.is_checked else "new and unchecked",
-        "quoted": wants.quoted_halala_per_minute,
+        "quoted": words(wants.quoted),
     }
 
 
@@ -259,8 +260,8 @@ _OBSTACLES = {
     "and the job asks for {vram_wanted} MiB.",
     Obstacle.VRAM_RESERVED: "Its owner reserves {vram_reserved} of its {vram} MiB of GPU memory "
     "and the job asks for {vram_wanted} MiB.",
-    Obstacle.RATE_ABOVE_QUOTE: "It charges {rate} halala per minute and the job was quoted {quoted}; "
-    "name it in provider_id to be quoted its rate.",
+    Obstacle.RATE_ABOVE_QUOTE: "It charges {price} and the job was quoted {quoted}; "
+    "name it in provider_id to be quoted its price.",
     Obstacle.NO_CONTAINERS: "It runs commands as plain processes, without their image and with no isolation; "
     "name it in provider_id if you want that.",
     Obstacle.DAEMON_TOO_OLD: "Its daemon is older than this marketplace accepts.",

@@ -26,8 +26,7 @@ from server.domain.placement import (
     allows,
     can_run,
     gpu_obstacle,
-    least_quote,
-    rate_obstacle,
+    price_obstacle,
     reaches,
     value_left_micros,
 )
@@ -175,7 +174,7 @@ class Presence:
             gpu_model=self.gpu_model,
             vram_mib=self.vram_mib,
             vram_reserve_mib=terms.settings.vram_reserve_mib,
-            own_rates=terms.rates,
+            own_prices=terms.prices,
             is_open=is_open,
             is_too_hot=is_too_hot,
             record=self.record,
@@ -406,8 +405,9 @@ class Fleet:
             if self._last_ms.get(presence.provider_id, 0) <= since_ms or not presence.is_open(now_ms):
                 return False
             plain = presence.runs_plain_processes
-            least = least_quote(presence.terms.rates, wants.job_type, runs_plain_processes=plain)
-            if rate_obstacle(least, wants) is not Obstacle.NONE:
+            prices = presence.terms.prices
+            by_price = price_obstacle(prices, presence.gpu_model, wants, runs_plain_processes=plain)
+            if by_price is not Obstacle.NONE:
                 return False
             if wants.image is not None and not allows(presence.image_patterns, wants.image):
                 return False

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
-from server.domain import pricing
 from server.domain.disputes import Dispute
 from server.domain.errors import DomainError, Reason
+from server.domain.gpu_models import asked
+from server.domain.holds import reserve
+from server.domain.honesty import Verdict
 from server.domain.jobs import (
     FINAL,
     JOB_TRANSITIONS,
@@ -31,9 +33,11 @@ from server.domain.mailboxes import refuse_unproven
 from server.domain.messages import CancelRun
 from server.domain.money import text, whole_halala
 from server.domain.placement import Wants
+from server.domain.pricing import Price, gpu_count
 from server.domain.providers import AccountState
 from server.domain.queue import Prospect
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
+from server.domain.tokens import with_max_tokens
 from server.services import endings, outbox
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
@@ -42,7 +46,7 @@ from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
-from server.store import disputes, jobs, leases, ledger, rates, storage, terms
+from server.store import disputes, jobs, leases, ledger, prices, providers, storage, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -127,9 +131,9 @@ class Jobs:
             unasked=request.unasked or Unasked.BEST,
         )
         best = self._dispatch.place(wants)
-        if best is not None and request.job_type in best.own_rates:
-            quoted = await self._database.read(lambda: rates.of(request.job_type))
-            best = self._dispatch.place(replace(wants, quoted_halala_per_minute=quoted))
+        if best is not None and best.own_prices.of(request.job_type, request.model, best.gpu_model):
+            quote = await self._database.read(lambda: quoted(request))
+            best = self._dispatch.place(replace(wants, quoted=quote))
         return best.provider_id if best is not None else None
 
     async def get(self, caller: Caller, job_id: str) -> Job:
@@ -273,16 +277,19 @@ class Jobs:
         elif provider_id is None and not request.wait_for_supply:
             self._supply.check(request)
         now_ms = ms(self._clock)
-        rate = quoted(request)
-        hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
+        price = quoted(request)
+        reserved = reserve(price, request)
+        if reserved.max_tokens is not None:
+            request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
+        hold = reserved.hold_micros
         job_id = f"job-{secrets.token_hex(12)}"
         job, size_bytes = jobs.insert(
             job_id,
             renter_id,
             request,
-            rate_halala_per_minute=rate,
+            price=price,
             hold_micros=hold,
-            limit_ms=limit_ms,
+            limit_ms=reserved.limit_ms,
             now_ms=now_ms,
         )
         kept_bytes = storage.add_request(renter_id, size_bytes)
@@ -351,10 +358,29 @@ def _audit_facts(job: Job) -> dict[str, object]:
     return {"status": job.state.value, "cancel_requested": job.cancel_requested}
 
 
-def quoted(request: JobRequest) -> int:
-    """The rate in halala per minute: the own rate of the provider that the job names, or the platform's."""
-    own = terms.of(request.provider_id).rates if request.provider_id is not None else {}
-    return own.get(request.job_type) or rates.of(request.job_type)
+def quoted(request: JobRequest) -> Price:
+    """The price of a job: the own one of the provider that it names, or the platform's."""
+    if request.provider_id is None:
+        return _platform_price(request, str(asked(request.gpu_model)) if request.gpu_model else None)
+    own = terms.of(request.provider_id).prices
+    named = providers.get(request.provider_id) if request.job_type in NEED_IMAGE else None
+    gpu_model = named.gpu_model if named is not None else None
+    price = own.of(request.job_type, request.model, gpu_model, gpu_count(request.spec))
+    if price is not None:
+        return price
+    by_gpu = _platform_price(request, gpu_model)
+    if named is None or named.verdict is Verdict.VERIFIED:
+        return by_gpu
+    # A GPU that is only claimed makes no job dearer.
+    by_type = _platform_price(request, None)
+    return by_gpu if by_gpu.is_within(by_type) else by_type
+
+
+def _platform_price(request: JobRequest, gpu_model: str | None) -> Price:
+    card = prices.of(request, gpu_model)
+    price = card.of(request.job_type, request.model, gpu_model, gpu_count(request.spec))
+    assert price is not None, "each job type has a rate"
+    return price
 
 
 def _was_of(job: Job, provider_id: int) -> bool:

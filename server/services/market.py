@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
@@ -17,7 +18,7 @@ from server.services.fleet import Fleet
 from server.services.pages import Page, first_page
 from server.services.providers import Providers, existing
 from server.services.terms import terms_obstacle
-from server.store import providers, rates, reliability, standing, terms
+from server.store import prices, providers, reliability, standing, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
@@ -92,7 +93,8 @@ class Market:
             listed = first_page(rows, page_size)
             ids = [row.id for row in listed.rows]
             models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
-            card, known, granted = rates.card(), reliability.track_records(ids), standing.of(ids)
+            card = prices.card().prices.rates
+            known, granted = reliability.track_records(ids), standing.of(ids)
             offerings = [
                 self._offering(
                     row, models[row.id], own[row.id], card, known[row.id], granted.get(row.id), now_ms
@@ -124,7 +126,7 @@ class Market:
         row: ProviderRow,
         models: list[Model],
         own: Terms,
-        card: dict[JobType, int],
+        card: Mapping[JobType, int],
         known: TrackRecord,
         granted: StandingRow | None,
         now_ms: int,
@@ -135,7 +137,11 @@ class Market:
         return Offering(
             row,
             models,
-            {kind: rate for kind, rate in (card | dict(own.rates)).items() if kind in (row.job_types or RUN)},
+            {
+                kind: rate
+                for kind, rate in {**card, **own.prices.rates}.items()
+                if kind in (row.job_types or RUN)
+            },
             known,
             granted,
             vram_for_jobs_mib(row.gpu_vram_mib, own.settings.vram_reserve_mib),

@@ -49,7 +49,7 @@ def job_ended(
         "created_ms": job.created_ms,
         "started_ms": job.started_ms,
         "ended_ms": now_ms,
-        "rate_halala_per_minute": job.rate_halala_per_minute,
+        "price": job.price.text,
         "bill": asdict(bill),
     }
     add(webhook, _ENDS[event], facts, now_ms)

@@ -7,6 +7,7 @@ quoted, and a run that has begun continues.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from server.domain.placement import Obstacle, settings_obstacle
 from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
-from server.store import rates, terms
+from server.store import prices, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 
@@ -62,20 +63,18 @@ class OwnTerms:
         Raises RATE_OUT_OF_BOUNDS.
         """
 
-        def change() -> tuple[Terms, list[OwnRate]]:
+        def check() -> None:
             if rate is not None:
-                check_rate(kind, rate, rates.of(kind))
-            changed = terms.change(provider_id, alter, ms(self._clock))
-            return changed, _rates(changed)
+                check_rate(kind, rate, prices.card().prices.rates[kind])
 
         def alter(before: Terms) -> Terms:
-            others = {other: own for other, own in before.rates.items() if other is not kind}
-            return replace(before, rates=others if rate is None else {**others, kind: rate})
+            others = {other: own for other, own in before.prices.rates.items() if other is not kind}
+            rates = others if rate is None else {**others, kind: rate}
+            return replace(before, prices=replace(before.prices, rates=rates))
 
-        changed, own_rates = await self._database.run(change)
+        changed = await self.change(provider_id, alter, check)
         log.info("set a rate provider_id=%d job_type=%s halala_per_minute=%s", provider_id, kind, rate)
-        await self._apply(provider_id, changed)
-        return own_rates
+        return await self._database.read(lambda: _rates(changed))
 
     async def settings(self, provider_id: int) -> Settings:
         """A provider's hours, temperature and memory for jobs."""
@@ -84,13 +83,8 @@ class OwnTerms:
     async def set_settings(self, provider_id: int, settings: Settings) -> Settings:
         """Replaces all settings and notifies the provider's daemon."""
 
-        def change() -> Terms:
-            return terms.change(provider_id, lambda before: replace(before, settings=settings), now_ms)
-
-        now_ms = ms(self._clock)
-        changed = await self._database.run(change)
+        changed = await self.change(provider_id, lambda before: replace(before, settings=settings))
         log.info("changed a provider's settings provider_id=%d", provider_id)
-        await self._apply(provider_id, changed)
         return changed.settings
 
     async def read_changes(self) -> None:
@@ -105,10 +99,20 @@ class OwnTerms:
             place, _ = page[-1]
         self._read_ms = now_ms
 
-    async def _apply(self, provider_id: int, changed: Terms) -> None:
-        """Applies new terms to the session, and offers the waiting jobs that now fit."""
+    async def change(
+        self, provider_id: int, alter: Callable[[Terms], Terms], check: Callable[[], None] = lambda: None
+    ) -> Terms:
+        """Changes a provider's terms if ``check`` allows it, and offers the waiting jobs that now fit."""
+        now_ms = ms(self._clock)
+
+        def store() -> Terms:
+            check()
+            return terms.change(provider_id, alter, now_ms)
+
+        changed = await self._database.run(store)
         self._fleet.apply_terms(provider_id, changed)
         await self._dispatch.fill(provider_id)
+        return changed
 
 
 def terms_obstacle(
@@ -137,7 +141,7 @@ def terms_message(obstacle: Obstacle, who: str, settings: Settings, temp_c: floa
 
 def _rates(own: Terms) -> list[OwnRate]:
     return [
-        OwnRate(kind, own.rates.get(kind, platform_rate), kind in own.rates, platform_rate)
-        for kind, platform_rate in rates.card().items()
+        OwnRate(kind, own.prices.rates.get(kind, platform_rate), kind in own.prices.rates, platform_rate)
+        for kind, platform_rate in prices.card().prices.rates.items()
         if kind not in NOT_RUN
     ]

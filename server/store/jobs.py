@@ -8,11 +8,11 @@ leases.py, with those of the lease.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import peewee as pw
 
+from server.domain import pricing
 from server.domain.gpu_models import asked
 from server.domain.jobs import (
     FINAL,
@@ -28,6 +28,7 @@ from server.domain.jobs import (
 )
 from server.domain.levels import Unasked
 from server.domain.placement import Wants
+from server.domain.pricing import Price
 from server.store import models as db
 from server.store import states
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
@@ -106,6 +107,7 @@ _insert = PreparedRows(
             "priority",
             "hold_micros",
             "rate_halala_per_minute",
+            "price",
             "spec",
             "start_within_ms",
             "start_by_ms",
@@ -151,7 +153,8 @@ _finish = PreparedQuery(
 
 
 # The columns of Wants. The quote matters only if the job names no provider.
-_QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.rate_halala_per_minute)])
+_PRICE = pw.fn.COALESCE(db.Job.price, db.Job.rate_halala_per_minute.cast("TEXT"))
+_QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), _PRICE)])
 _UNASKED = pw.Case(
     None, [(db.Job.named_provider_id.is_null(), pw.fn.COALESCE(db.Job.unasked, Unasked.BEST.value))]
 )
@@ -166,7 +169,7 @@ def insert(
     renter_id: int,
     request: JobRequest,
     *,
-    rate_halala_per_minute: int,
+    price: Price,
     hold_micros: int,
     limit_ms: int,
     now_ms: int,
@@ -189,7 +192,8 @@ def insert(
         limit_ms=limit_ms,
         priority=request.priority,
         hold_micros=hold_micros,
-        rate_halala_per_minute=rate_halala_per_minute,
+        rate_halala_per_minute=price.halala_per_minute,
+        price=price.text,
         spec=spec,
         start_within_ms=request.start_within_ms,
         start_by_ms=now_ms + request.start_within_ms,
@@ -301,9 +305,17 @@ def wants(job_id: str) -> Wants:
 
 def wants_of(kind: str, *needs: Any) -> Wants:
     """The needs of a job from the columns ``NEEDS``."""
-    *values, unasked = needs
-    found = Wants(JobType(kind), *values)
-    return replace(found, unasked=Unasked(unasked)) if unasked is not None else found
+    model, gpu_model, min_vram_mib, quoted, image, architecture, unasked = needs
+    return Wants(
+        JobType(kind),
+        model,
+        gpu_model,
+        min_vram_mib,
+        pricing.parse(quoted) if quoted is not None else None,
+        image,
+        architecture,
+        Unasked(unasked) if unasked is not None else None,
+    )
 
 
 def rename_gpus() -> None:
@@ -407,7 +419,7 @@ def job_of(row: Any) -> Job:
         limit_ms=row.limit_ms,
         priority=row.priority,
         hold_micros=row.hold_micros,
-        rate_halala_per_minute=row.rate_halala_per_minute,
+        price=pricing.parse(row.price or str(row.rate_halala_per_minute)),
         lease_epoch=row.lease_epoch,
         attempt=row.attempt,
         start_within_ms=row.start_within_ms,

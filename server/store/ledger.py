@@ -14,8 +14,9 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.ledger import AccountKind, HoldState, TransferKind
 from server.domain.money import MAX_BALANCE_MICROS, whole_halala
+from server.domain.pricing import PARTS
 from server.store import states
-from server.store.models import Account, Hold, Transfer, tuples
+from server.store.models import Account, Hold, TokenRemainder, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
 
 NO_LEAST = -(2**62)
@@ -61,6 +62,18 @@ _TRANSFER = (
     Transfer.withdrawal_id,
     Transfer.created_ms,
     Transfer.job_type,
+)
+
+
+_carry = PreparedQuery(
+    lambda: (
+        TokenRemainder.insert(renter_id=arg("renter_id"), parts=arg("parts"))
+        .on_conflict(
+            conflict_target=[TokenRemainder.renter_id],
+            update={TokenRemainder.parts: TokenRemainder.parts + pw.EXCLUDED.parts},
+        )
+        .returning(TokenRemainder.parts)
+    )
 )
 
 
@@ -327,3 +340,15 @@ def _insufficient(account: ledger.Account, required: int) -> DomainError:
         required_halala=required,
         shortfall_halala=required - available,
     )
+
+
+def carry(renter_id: int, parts: int) -> int:
+    """Adds parts of a micro to what a renter owes of earlier runs; returns the whole micros due now."""
+    if not parts:
+        return 0
+    owed = int(_carry.value(renter_id=renter_id, parts=parts))
+    if owed < PARTS:
+        return 0
+    due, rest = divmod(owed, PARTS)
+    TokenRemainder.update(parts=rest).where(TokenRemainder.renter_id == renter_id).execute()
+    return due

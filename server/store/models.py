@@ -52,6 +52,7 @@ class Provider(Table):
 class ProviderTerms(Table):
     provider_id = pw.BigIntegerField(primary_key=True)
     rates = pw.TextField()
+    prices = pw.TextField()
     hours = pw.TextField()
     timezone = pw.TextField()
     max_temp_c = pw.IntegerField(null=True)
@@ -224,6 +225,7 @@ class Job(Table):
     failure_message = pw.TextField(null=True)
     usage = pw.TextField(null=True)
     logprobs = pw.TextField(null=True)
+    price = pw.TextField(null=True)
     idempotency_key = pw.TextField(null=True)
     request_digest = pw.TextField(default="")
     artifact_count = pw.IntegerField(default=0)
@@ -379,12 +381,23 @@ class Repeat(Table):
         primary_key = pw.CompositeKey("owner", "key")
 
 
-class JobRate(Table):
-    job_type = pw.TextField(primary_key=True)
-    halala_per_minute = pw.BigIntegerField()
+class PriceRow(Table):
+    kind = pw.TextField()
+    subject = pw.TextField()
+    price = pw.TextField(null=True)
+    since_ms = pw.BigIntegerField()
 
     class Meta:
-        table_name = "job_rate"
+        table_name = "price"
+        primary_key = pw.CompositeKey("kind", "subject")
+
+
+class TokenRemainder(Table):
+    renter_id = pw.BigIntegerField(primary_key=True)
+    parts = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "token_remainder"
 
 
 class GpuMetrics(Table):

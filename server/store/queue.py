@@ -16,7 +16,8 @@ from typing import Any
 import peewee as pw
 
 from server.domain.jobs import FailureReason, Job, JobState, JobType
-from server.domain.placement import NEVER, Candidate, Obstacle, Wants, can_run, owners_obstacle
+from server.domain.money import MAX_BALANCE_MICROS
+from server.domain.placement import Candidate, Obstacle, Wants, can_run, owners_obstacle
 from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
@@ -30,11 +31,12 @@ PassOver = Callable[[str, Exception], object]
 Resolve = Callable[[Wants], Wants]
 
 _QUEUED = f"state = {states.literal(JobState.QUEUED)}"
-# The expressions of the index job_wanted, exactly as migration 0022 has them.
+# The expressions of the index job_wanted, exactly as migration 0032 has them.
+_PRICE = "COALESCE(price, CAST(rate_halala_per_minute AS TEXT))"
 _KIND = "COALESCE('provider ' || CAST(named_provider_id AS TEXT), 'model ' || model, 'type ' || job_type)"
 _NEED = (
     "(job_type || '\x1f' || COALESCE(CAST(min_vram_mib AS TEXT), '') || '\x1f'"
-    " || CASE WHEN named_provider_id IS NULL THEN CAST(rate_halala_per_minute AS TEXT) ELSE '' END"
+    f" || CASE WHEN named_provider_id IS NULL THEN {_PRICE} ELSE '' END"
     " || '\x1f' || COALESCE(gpu_model, '') || '\x1f' || COALESCE(model, '')"
     " || '\x1f' || COALESCE(image, '') || '\x1f' || COALESCE(architecture, '')"
     " || '\x1f' || COALESCE(unasked, ''))"
@@ -66,7 +68,7 @@ head(kind, job_id) AS (
     SELECT kind, {head.format(table="head", after=next_need)} FROM head WHERE job_id IS NOT NULL
 )
 SELECT head.kind, {need}, priority, created_ms, job.job_id, named_provider_id, job_type, model, gpu_model,
-    min_vram_mib, CASE WHEN named_provider_id IS NULL THEN rate_halala_per_minute END, image, architecture,
+    min_vram_mib, CASE WHEN named_provider_id IS NULL THEN {_PRICE} END, image, architecture,
     CASE WHEN named_provider_id IS NULL THEN COALESCE(unasked, 'best') END
 FROM head JOIN job ON job.job_id = head.job_id
 """  # noqa: S608  (only the expressions above)
@@ -149,7 +151,9 @@ def next_queued(
         "provider_id": candidate.provider_id,
         "now_ms": now_ms,
         "refused_since_ms": refused_since_ms,
-        "value_left_micros": NEVER if candidate.value_left_micros is None else candidate.value_left_micros,
+        "value_left_micros": MAX_BALANCE_MICROS
+        if candidate.value_left_micros is None
+        else candidate.value_left_micros,
     }
     found: list[Job] = []
     for need in _met_by(candidate, resolve):

@@ -10,6 +10,7 @@ import peewee as pw
 
 from server.domain.jobs import JobType
 from server.domain.levels import Standing
+from server.domain.pricing import Prices, TokenPrice
 from server.domain.standing import Bounds
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
 from server.store.leases import counted_open, open_value
@@ -30,6 +31,7 @@ _changed_after = PreparedRows(
 
 _STORED = (
     ProviderTerms.rates,
+    ProviderTerms.prices,
     ProviderTerms.hours,
     ProviderTerms.timezone,
     ProviderTerms.max_temp_c,
@@ -70,6 +72,7 @@ class Commitments(NamedTuple):
 
 class _Stored(NamedTuple):
     rates: str
+    prices: str
     hours: str
     timezone: str
     max_temp_c: int | None
@@ -122,9 +125,11 @@ def change(provider_id: int, alter: Callable[[Terms], Terms], now_ms: int) -> Te
 
 def _columns(terms: Terms) -> dict[str, Any]:
     settings = terms.settings
+    tokens = {name: [of.prompt, of.cached, of.completion] for name, of in terms.prices.tokens.items()}
     hours = [[sorted(window.days), window.start_minute, window.end_minute] for window in settings.hours]
     return {
-        "rates": json.dumps({kind.value: rate for kind, rate in terms.rates.items()}),
+        "rates": json.dumps({kind.value: rate for kind, rate in terms.prices.rates.items()}),
+        "prices": json.dumps({"gpu_hours": dict(terms.prices.gpu_hours), "tokens": tokens}),
         "hours": json.dumps(hours),
         "timezone": settings.timezone,
         "max_temp_c": settings.max_temp_c,
@@ -138,4 +143,7 @@ def _terms(row: Any) -> Terms:
         for days, start, end in json.loads(row.hours)
     )
     rates = {JobType(kind): int(rate) for kind, rate in json.loads(row.rates).items()}
-    return Terms(rates, Settings(hours, row.timezone, row.max_temp_c, row.vram_reserve_mib))
+    others = json.loads(row.prices)
+    tokens = {name: TokenPrice(*amounts) for name, amounts in others.get("tokens", {}).items()}
+    prices = Prices(rates, others.get("gpu_hours", {}), tokens)
+    return Terms(prices, Settings(hours, row.timezone, row.max_temp_c, row.vram_reserve_mib))

@@ -85,6 +85,7 @@ async def test_the_contracts_example_is_true(tmp_path: Path) -> None:
                 "platform_halala": 47,
                 "billed_seconds": 75.0,
                 "rate_halala_per_minute": 150,
+                "price": {"sar_per_hour": "90"},
             }
         )
         headers = {"x-renter-key": scene.renter_key}

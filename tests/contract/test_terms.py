@@ -52,6 +52,7 @@ async def test_price_list_quote_hold_and_bill_of_an_own_rate_agree_to_the_halala
                 "platform_halala": 43,
                 "billed_seconds": 75.0,
                 "rate_halala_per_minute": 137,
+                "price": {"sar_per_hour": "82.2"},
             }
         )
         assert (await scene.earnings())["maturing_halala"] == 129

@@ -19,8 +19,8 @@ from dcp.v1 import (
     webhooks_pb2,
 )
 
-from server.domain.jobs import JobType
-from server.store import rates
+from server.domain.pricing import per_minute
+from server.store import prices
 from server.store.models import MODELS, tuples
 from tests.support.running_server import MODEL, Daemon, Market, Party
 from tests.support.webhook_receiver import Receiver, receiving
@@ -83,7 +83,7 @@ async def whole_renter(market: Market) -> Any:
         provider = await market.provider()
         daemon = await market.daemon(provider, job_types=[LLM, CONTAINER])
         # Only containers leave files; at this rate they cost what an inference does.
-        await market.sql(lambda: rates.change(JobType.CUSTOM_CONTAINER, 150))
+        await market.sql(lambda: prices.change(prices.Kind.JOB_TYPE, "custom_container", per_minute(150), 0))
         needs = jobs_pb2.GpuRequirements(gpu_model=GPU_MODEL, min_vram_gb=0.5)
         await market.set_provider(provider, gpu_model=GPU_MODEL)  # a name that nobody knows is refused
         await market.cancel(await market.submit(renter, gpu_requirements=needs), renter)

@@ -1421,6 +1421,55 @@ class CancelJobResponse(_message.Message):
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
+class Price(_message.Message):
+    """A price, in SAR: by time, or by tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAR_PER_HOUR_FIELD_NUMBER: _builtins.int
+    SAR_PER_MILLION_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SAR_PER_MILLION_CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SAR_PER_MILLION_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    sar_per_hour: _builtins.str
+    """For an hour of the run, as a decimal number. Present if time is paid for."""
+    sar_per_million_input_tokens: _builtins.str
+    """For a million tokens of the prompt. Present if tokens are paid for."""
+    sar_per_million_cached_input_tokens: _builtins.str
+    """For a million tokens of the prompt that the model server still had from earlier."""
+    sar_per_million_output_tokens: _builtins.str
+    """For a million tokens of the answer."""
+    def __init__(
+        self,
+        *,
+        sar_per_hour: _builtins.str | None = ...,
+        sar_per_million_input_tokens: _builtins.str | None = ...,
+        sar_per_million_cached_input_tokens: _builtins.str | None = ...,
+        sar_per_million_output_tokens: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sar_per_hour", b"_sar_per_hour", "_sar_per_million_cached_input_tokens", b"_sar_per_million_cached_input_tokens", "_sar_per_million_input_tokens", b"_sar_per_million_input_tokens", "_sar_per_million_output_tokens", b"_sar_per_million_output_tokens", "sar_per_hour", b"sar_per_hour", "sar_per_million_cached_input_tokens", b"sar_per_million_cached_input_tokens", "sar_per_million_input_tokens", b"sar_per_million_input_tokens", "sar_per_million_output_tokens", b"sar_per_million_output_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sar_per_hour", b"_sar_per_hour", "_sar_per_million_cached_input_tokens", b"_sar_per_million_cached_input_tokens", "_sar_per_million_input_tokens", b"_sar_per_million_input_tokens", "_sar_per_million_output_tokens", b"_sar_per_million_output_tokens", "sar_per_hour", b"sar_per_hour", "sar_per_million_cached_input_tokens", b"sar_per_million_cached_input_tokens", "sar_per_million_input_tokens", b"sar_per_million_input_tokens", "sar_per_million_output_tokens", b"sar_per_million_output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sar_per_hour: _TypeAlias = _typing.Literal["sar_per_hour"]  # noqa: Y015
+    _WhichOneofArgType__sar_per_hour: _TypeAlias = _typing.Literal["_sar_per_hour", b"_sar_per_hour"]  # noqa: Y015
+    _WhichOneofReturnType__sar_per_million_cached_input_tokens: _TypeAlias = _typing.Literal["sar_per_million_cached_input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__sar_per_million_cached_input_tokens: _TypeAlias = _typing.Literal["_sar_per_million_cached_input_tokens", b"_sar_per_million_cached_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__sar_per_million_input_tokens: _TypeAlias = _typing.Literal["sar_per_million_input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__sar_per_million_input_tokens: _TypeAlias = _typing.Literal["_sar_per_million_input_tokens", b"_sar_per_million_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__sar_per_million_output_tokens: _TypeAlias = _typing.Literal["sar_per_million_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__sar_per_million_output_tokens: _TypeAlias = _typing.Literal["_sar_per_million_output_tokens", b"_sar_per_million_output_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sar_per_hour) -> _WhichOneofReturnType__sar_per_hour | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sar_per_million_cached_input_tokens) -> _WhichOneofReturnType__sar_per_million_cached_input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sar_per_million_input_tokens) -> _WhichOneofReturnType__sar_per_million_input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sar_per_million_output_tokens) -> _WhichOneofReturnType__sar_per_million_output_tokens | None: ...
+
+Global___Price: _TypeAlias = Price  # noqa: Y015
+
+@_typing.final
 class Billing(_message.Message):
     """A bill, in halala. Charge and refund add up to the hold; payout and fee add up to the charge."""
 
@@ -1438,10 +1487,13 @@ class Billing(_message.Message):
     REFUND_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     PROVIDER_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     PLATFORM_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     hold_halala: _builtins.int
     """The hold: the amount reserved when the job was submitted."""
     actual_cost_halala: _builtins.int
-    """The charge: the rate times the billed time, rounded up once and never above the hold."""
+    """The charge, never above the hold: by time, the price of the billed time, rounded up once to a whole halala;
+    by tokens, exactly what they cost.
+    """
     refund_halala: _builtins.int
     """The refund: the amount of the hold that returned to the renter's wallet."""
     provider_halala: _builtins.int
@@ -1451,7 +1503,7 @@ class Billing(_message.Message):
     billed_seconds: _builtins.float
     """The billed time, in seconds, to the millisecond."""
     rate_halala_per_minute: _builtins.int
-    """The rate, in halala per minute. It was fixed when the job was submitted."""
+    """The price of a minute, in halala, rounded up; 0 if tokens are paid for. `price` has it exactly."""
     hold_micro_halala: _builtins.int
     """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     actual_cost_micro_halala: _builtins.int
@@ -1462,6 +1514,10 @@ class Billing(_message.Message):
     """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     platform_micro_halala: _builtins.int
     """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The price, as it was fixed when the job was submitted."""
+
     def __init__(
         self,
         *,
@@ -1477,10 +1533,11 @@ class Billing(_message.Message):
         refund_micro_halala: _builtins.int = ...,
         provider_micro_halala: _builtins.int = ...,
         platform_micro_halala: _builtins.int = ...,
+        price: Global___Price | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_cost_halala", b"actual_cost_halala", "actual_cost_micro_halala", b"actual_cost_micro_halala", "billed_seconds", b"billed_seconds", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "platform_halala", b"platform_halala", "platform_micro_halala", b"platform_micro_halala", "provider_halala", b"provider_halala", "provider_micro_halala", b"provider_micro_halala", "rate_halala_per_minute", b"rate_halala_per_minute", "refund_halala", b"refund_halala", "refund_micro_halala", b"refund_micro_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_cost_halala", b"actual_cost_halala", "actual_cost_micro_halala", b"actual_cost_micro_halala", "billed_seconds", b"billed_seconds", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "platform_halala", b"platform_halala", "platform_micro_halala", b"platform_micro_halala", "price", b"price", "provider_halala", b"provider_halala", "provider_micro_halala", b"provider_micro_halala", "rate_halala_per_minute", b"rate_halala_per_minute", "refund_halala", b"refund_halala", "refund_micro_halala", b"refund_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1488,7 +1545,9 @@ Global___Billing: _TypeAlias = Billing  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """A model server's own counts, as far as they can be true. They are informative: bills depend only on time."""
+    """A model server's own counts, as far as they can be true. A job that is paid by the minute does not depend on
+    them; one that is paid by tokens is billed by them, up to the bytes of its prompt and its `max_tokens`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1497,6 +1556,7 @@ class Usage(_message.Message):
     FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     BOUNDED_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
@@ -1507,6 +1567,8 @@ class Usage(_message.Message):
     """
     tokens_per_second: _builtins.float
     """Tokens of the answer per second of generation."""
+    cached_tokens: _builtins.int
+    """Tokens of the prompt that the model server still had from earlier, where it says so."""
     @_builtins.property
     def bounded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The counts that were greater than they can be, by what the server relayed and clocked, and that the server
@@ -1521,10 +1583,11 @@ class Usage(_message.Message):
         first_token_ms: _builtins.int = ...,
         tokens_per_second: _builtins.float = ...,
         bounded: _abc.Iterable[_builtins.str] | None = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounded", b"bounded", "completion_tokens", b"completion_tokens", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounded", b"bounded", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1564,6 +1627,7 @@ class Job(_message.Message):
     ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
     TEXTS_REMOVED_AT_FIELD_NUMBER: _builtins.int
     DISPUTE_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id, `job-...`."""
     status: Global___JobState.ValueType
@@ -1583,7 +1647,7 @@ class Job(_message.Message):
     cost_halala: _builtins.int
     """The hold, in halala. It equals the quote and is the greatest possible charge."""
     rate_halala_per_minute: _builtins.int
-    """The rate, in halala per minute. It was fixed when the job was submitted."""
+    """The price of a minute, in halala, rounded up; 0 if tokens are paid for. `price` has it exactly."""
     attempt: _builtins.int
     """The number of the current attempt, counted from 1; 0 until a daemon accepts the job."""
     output_bytes: _builtins.int
@@ -1644,6 +1708,10 @@ class Job(_message.Message):
     def dispute(self) -> Global___Dispute:
         """The dispute about the job's charge. Present only in GetJob, if there is one."""
 
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The price, fixed when the job was submitted."""
+
     def __init__(
         self,
         *,
@@ -1675,10 +1743,11 @@ class Job(_message.Message):
         artifact_bytes: _builtins.int = ...,
         texts_removed_at: _timestamp_pb2.Timestamp | None = ...,
         dispute: Global___Dispute | None = ...,
+        price: Global___Price | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "dispute", b"dispute", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "dispute", b"dispute", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "price", b"price", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "dispute", b"dispute", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "dispute", b"dispute", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "price", b"price", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015

@@ -84,9 +84,10 @@ class JobServiceServicer:
     def SubmitJob(self, request, context):
         """Submits a job and holds its greatest possible charge in the renter's wallet, both in one transaction.
 
-        The hold is the rate of the job type times the duration, rounded up. When the job ends, the renter is
-        charged for the time that it ran, and the rest of the hold returns. If the response is lost, repeat the
-        request with the same `Idempotency-Key`: the same key with the same body returns the first job again.
+        By time, the hold is the price of the duration, rounded up; by tokens, that of the prompt, whose tokens are
+        no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
+        the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
+        the same key with the same body returns the first job again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

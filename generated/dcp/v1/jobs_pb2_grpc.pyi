@@ -36,9 +36,10 @@ class JobServiceStub:
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.SubmitJobResponse]
     """Submits a job and holds its greatest possible charge in the renter's wallet, both in one transaction.
 
-    The hold is the rate of the job type times the duration, rounded up. When the job ends, the renter is
-    charged for the time that it ran, and the rest of the hold returns. If the response is lost, repeat the
-    request with the same `Idempotency-Key`: the same key with the same body returns the first job again.
+    By time, the hold is the price of the duration, rounded up; by tokens, that of the prompt, whose tokens are
+    no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
+    the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
+    the same key with the same body returns the first job again.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     """Returns a job's state, times and charge to its renter, its provider or an operator."""
@@ -90,9 +91,10 @@ class JobServiceAsyncStub(JobServiceStub):
     SubmitJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.SubmitJobResponse]  # type: ignore[assignment]
     """Submits a job and holds its greatest possible charge in the renter's wallet, both in one transaction.
 
-    The hold is the rate of the job type times the duration, rounded up. When the job ends, the renter is
-    charged for the time that it ran, and the rest of the hold returns. If the response is lost, repeat the
-    request with the same `Idempotency-Key`: the same key with the same body returns the first job again.
+    By time, the hold is the price of the duration, rounded up; by tokens, that of the prompt, whose tokens are
+    no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
+    the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
+    the same key with the same body returns the first job again.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns a job's state, times and charge to its renter, its provider or an operator."""
@@ -147,9 +149,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_pb2.SubmitJobResponse, _abc.Awaitable[_jobs_pb2.SubmitJobResponse]]:
         """Submits a job and holds its greatest possible charge in the renter's wallet, both in one transaction.
 
-        The hold is the rate of the job type times the duration, rounded up. When the job ends, the renter is
-        charged for the time that it ran, and the rest of the hold returns. If the response is lost, repeat the
-        request with the same `Idempotency-Key`: the same key with the same body returns the first job again.
+        By time, the hold is the price of the duration, rounded up; by tokens, that of the prompt, whose tokens are
+        no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
+        the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
+        the same key with the same body returns the first job again.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ from server.domain.hindrances import Hindrance
 from server.domain.jobs import FINAL, Job, JobState, JobType
 from server.domain.leases import LeaseRef
 from server.domain.messages import CancelRun
+from server.domain.pricing import per_minute
 from server.domain.providers import ProviderStatus, is_live, status
 from server.services import endings
 from server.services.dispatch import Dispatch
@@ -19,9 +20,10 @@ from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
 from server.services.providers import Providers
 from server.services.repeats import once
-from server.store import jobs, providers, rates, renters, standing
+from server.store import jobs, prices, providers, renters, standing
 from server.store.database import Database
 from server.store.operators import operations
+from server.store.prices import Kind
 from server.store.providers import ProviderRow
 from server.store.renters import RenterRow
 from server.store.standing import StandingRow
@@ -157,18 +159,19 @@ class Operations:
 
     async def rates(self) -> dict[JobType, int]:
         """The platform's rates, in halala per minute."""
-        return await self._database.read(rates.card)
+        return await self._database.read(_rates)
 
     async def change_rate(self, operator: Operator, kind: JobType, rate: int) -> dict[JobType, int]:
         """Sets a platform's rate for new jobs and returns all of them, in halala per minute."""
         now_ms = ms(self._clock)
 
         def change() -> dict[JobType, int]:
-            before = rates.change(kind, rate)
+            stored = prices.change(Kind.JOB_TYPE, kind.value, per_minute(rate), now_ms)
+            before = stored.halala_per_minute if stored is not None else None
             if before != rate:
                 unit = "halala_per_minute"
                 operator.note("rate.change", kind.value, {unit: before}, {unit: rate}, now_ms)
-            return rates.card()
+            return _rates()
 
         return await self._database.run(change)
 
@@ -193,3 +196,7 @@ def _refuse_to_requeue(job: Job) -> None:
 
 def _facts_after(after: Job, reason: str) -> dict[str, object]:
     return {"status": after.state.value, **({"reason": reason} if reason else {})}
+
+
+def _rates() -> dict[JobType, int]:
+    return dict(prices.card().prices.rates)

@@ -74,6 +74,7 @@ KEPT_WITH_REASON: dict[str, str] = {
     "job.job_id": "the bill stays; erase_jobs empties every text of the job",
     "job.named_provider_id": _PROVIDER,
     "job.provider_id": _PROVIDER,
+    "token_remainder.renter_id": _MONEY,
     "job.renter_id": "the bill stays; erase_jobs empties every text of the job",
     "lease.provider_id": _PROVIDER,
     "matured_payouts.provider_id": _PROVIDER,

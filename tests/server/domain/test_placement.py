@@ -22,16 +22,17 @@ from server.domain.placement import (
     rank,
     value_left_micros,
 )
+from server.domain.pricing import Prices, per_minute
 from server.domain.providers import ProviderStatus
 from server.domain.reliability import TrackRecord
 
 INFERENCE = frozenset({JobType.LLM_INFERENCE})
 ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
 WANTS = Wants(JobType.LLM_INFERENCE, "m")
-ASKS_120 = {JobType.LLM_INFERENCE: 120}
+ASKS_120 = Prices({JobType.LLM_INFERENCE: 120})
 BEST, GOOD = TrackRecord(50, 50), TrackRecord(45, 50)
 PLAIN = replace(ABLE, job_types=INFERENCE | {JobType.TRAINING}, runs_plain_processes=True)
-QUOTED_119 = replace(WANTS, quoted_halala_per_minute=119)
+QUOTED_119 = replace(WANTS, quoted=per_minute(119))
 
 
 @pytest.mark.parametrize(
@@ -93,10 +94,10 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, vram_reserve_mib=1), replace(WANTS, min_vram_mib=24576), Obstacle.VRAM_RESERVED),
         (replace(ABLE, vram_reserve_mib=1), replace(WANTS, min_vram_mib=24577), Obstacle.TOO_LITTLE_VRAM),
         (replace(ABLE, vram_reserve_mib=90_000), WANTS, Obstacle.NONE),
-        (replace(ABLE, own_rates=ASKS_120), WANTS, Obstacle.NONE),
-        (replace(ABLE, own_rates=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
-        (replace(ABLE, own_rates=ASKS_120), replace(QUOTED_119, quoted_halala_per_minute=120), Obstacle.NONE),
-        (replace(ABLE, own_rates={JobType.TRAINING: 900}), QUOTED_119, Obstacle.NONE),
+        (replace(ABLE, own_prices=ASKS_120), WANTS, Obstacle.NONE),
+        (replace(ABLE, own_prices=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
+        (replace(ABLE, own_prices=ASKS_120), replace(QUOTED_119, quoted=per_minute(120)), Obstacle.NONE),
+        (replace(ABLE, own_prices=Prices({JobType.TRAINING: 900})), QUOTED_119, Obstacle.NONE),
         (PLAIN, replace(WANTS, job_type=JobType.TRAINING), Obstacle.NONE),
         (PLAIN, replace(QUOTED_119, job_type=JobType.TRAINING), Obstacle.NO_CONTAINERS),
         (PLAIN, replace(WANTS, job_type=JobType.TRAINING, unasked=Unasked.BEST), Obstacle.NO_CONTAINERS),
@@ -104,7 +105,7 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (ABLE, QUOTED_119, Obstacle.NONE),
         (replace(ABLE, is_open=False, is_too_hot=True, free_slots=0), WANTS, Obstacle.OUTSIDE_HOURS),
         (replace(ABLE, is_too_hot=True, free_slots=0), WANTS, Obstacle.TOO_HOT),
-        (replace(ABLE, is_open=False, own_rates=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
+        (replace(ABLE, is_open=False, own_prices=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
     ],
 )
 def test_each_candidate_has_its_obstacle_and_only_temporary_obstacles_allow_the_job(

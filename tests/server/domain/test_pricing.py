@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import pricing
-from server.domain.jobs import JobType
+from server.domain.holds import reserve
+from server.domain.jobs import Bill, JobRequest, JobType
 from server.domain.ledger import make_bill
 from server.domain.money import MICROS, micros, text, whole_halala
+from server.domain.pricing import per_minute
 
 RATES = st.integers(1, 100_000)
 MINUTES_MS = st.integers(6_000, 1440 * 60_000)
@@ -17,9 +19,19 @@ TIMES_MS = st.integers(0, 2 * 1440 * 60_000)
 MAX_COSTS = st.none() | st.integers(1, 10**12)
 
 
+def hold_and_limit(rate: int, duration_ms: int, max_cost_halala: int | None) -> tuple[int, int]:
+    request = JobRequest(JobType.LLM_INFERENCE, duration_ms, max_cost_halala=max_cost_halala)
+    reserved = reserve(per_minute(rate), request)
+    return reserved.hold_micros, reserved.limit_ms
+
+
+def bill_of(hold: int, rate: int, billed_ms: int) -> Bill:
+    return make_bill(hold, per_minute(rate).cost_micros(billed_ms), billed_ms)
+
+
 def test_example_of_the_contract() -> None:
-    hold, limit_ms = pricing.hold_and_limit(150, 3 * 60_000, None)
-    bill = make_bill(hold, 150, pricing.billed_ms(75_000, 75_100, limit_ms))
+    hold, limit_ms = hold_and_limit(150, 3 * 60_000, None)
+    bill = bill_of(hold, 150, pricing.billed_ms(75_000, 75_100, limit_ms))
     assert (hold, limit_ms) == (micros(450), 180_000)
     assert (bill.charge_micros, bill.refund_micros) == (micros(188), micros(262))
     assert (bill.payout_micros, bill.fee_micros) == (micros(141), micros(47))
@@ -51,7 +63,7 @@ def test_default_rates_are_those_of_the_contract() -> None:
     ],
 )
 def test_cost_is_rounded_up_to_a_whole_halala(rate: int, time_ms: int, cost: int) -> None:
-    assert pricing.cost_micros(rate, time_ms) == micros(cost)
+    assert per_minute(rate).cost_micros(time_ms) == micros(cost)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +80,8 @@ def test_billed_time_is_the_least_and_never_negative(
 def test_bill_adds_up_and_stays_within_the_hold(
     rate: int, duration_ms: int, max_cost: int | None, run_ms: int
 ) -> None:
-    hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
-    bill = make_bill(hold, rate, pricing.billed_ms(run_ms, run_ms, limit_ms))
+    hold, limit_ms = hold_and_limit(rate, duration_ms, max_cost)
+    bill = bill_of(hold, rate, pricing.billed_ms(run_ms, run_ms, limit_ms))
     assert 0 <= bill.charge_micros <= hold
     assert bill.charge_micros + bill.refund_micros == hold
     assert bill.payout_micros + bill.fee_micros == bill.charge_micros
@@ -81,26 +93,26 @@ def test_bill_adds_up_and_stays_within_the_hold(
 def test_max_cost_is_never_exceeded_even_by_a_run_to_the_limit(
     rate: int, duration_ms: int, max_cost: int | None
 ) -> None:
-    hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
+    hold, limit_ms = hold_and_limit(rate, duration_ms, max_cost)
     assert hold > 0
     assert 0 <= limit_ms <= duration_ms
     # Without the cap by the hold: the time limit is enough to keep the price below the maximum.
-    assert pricing.cost_micros(rate, limit_ms) <= hold
+    assert per_minute(rate).cost_micros(limit_ms) <= hold
     if max_cost is not None:
         assert hold <= micros(max_cost)
 
 
 @given(RATES, MINUTES_MS, st.integers(1, 10**9))
 def test_limit_under_a_max_cost_is_the_longest_possible(rate: int, duration_ms: int, max_cost: int) -> None:
-    hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
+    hold, limit_ms = hold_and_limit(rate, duration_ms, max_cost)
     if limit_ms < duration_ms:
-        assert pricing.cost_micros(rate, limit_ms + 1) > hold
+        assert per_minute(rate).cost_micros(limit_ms + 1) > hold
 
 
 @given(RATES, st.integers(1, 10**15), TIMES_MS, TIMES_MS)
 def test_charge_never_decreases_with_time(rate: int, hold: int, one_ms: int, other_ms: int) -> None:
     less, more = sorted((one_ms, other_ms))
-    assert pricing.charge_micros(rate, less, hold) <= pricing.charge_micros(rate, more, hold)
+    assert bill_of(hold, rate, less).charge_micros <= bill_of(hold, rate, more).charge_micros
 
 
 @given(st.integers(0, 10**15))

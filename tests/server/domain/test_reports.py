@@ -9,14 +9,9 @@ import pytest
 
 from server.domain.jobs import NEED_IMAGE, FailureReason, Job, JobState, JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome
-from server.domain.reports import (
-    MESSAGE_TOKENS,
-    TEMPLATE_TOKENS,
-    Facts,
-    believe,
-    given_back,
-    is_charged,
-)
+from server.domain.pricing import per_minute
+from server.domain.reports import Facts, believe, given_back, is_charged
+from server.domain.tokens import MESSAGE_TOKENS, TEMPLATE_TOKENS
 
 PROMPT = "Say hello, منى."
 PROMPT_BYTES = len(PROMPT.encode())
@@ -50,7 +45,7 @@ def job(kind: JobType = JobType.LLM_INFERENCE, **changes: Any) -> Job:
         state=JobState.RUNNING,
         model="m",
         hold_micros=100,
-        rate_halala_per_minute=100,
+        price=per_minute(100),
         output_truncated=False,
         content_type="",
         spec={"params": params},

@@ -17,6 +17,7 @@ from dcp.v1 import (
     keys_pb2,
     operations_pb2,
     options_pb2,
+    prices_pb2,
     privacy_pb2,
     providers_pb2,
     recovery_pb2,
@@ -54,6 +55,14 @@ NUMBERS = {
 TIMES = {options_pb2.FORMAT_TIME_OF_DAY, options_pb2.FORMAT_END_OF_HOURS}
 
 
+AMOUNTS = (
+    "sar_per_hour",
+    "sar_per_million_input_tokens",
+    "sar_per_million_cached_input_tokens",
+    "sar_per_million_output_tokens",
+)
+
+
 def valid_request(method: str) -> Message:
     """A request that breaks no limit."""
     prepared = {
@@ -69,6 +78,8 @@ def valid_request(method: str) -> Message:
         "OperationService.ChangeRate": operations_pb2.ChangeRateRequest(
             job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=1
         ),
+        "PriceService.SetPrice": prices_pb2.SetPriceRequest(gpu_model="H100", sar_per_hour="11.25"),
+        "PriceService.SetOwnPrice": prices_pb2.SetPriceRequest(gpu_model="H100", sar_per_hour="11.25"),
         "TermsService.SetOwnRate": terms_pb2.SetOwnRateRequest(
             job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=1
         ),
@@ -253,6 +264,7 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
         *(f"dcp.v1.ListAvailableProvidersRequest.{name}" for name in ("architecture", "gpu_model", "model")),
         *(f"dcp.v1.{name}Request.code" for name in ("VerifyEmail", "RedeemKeyCode")),  # only digested
         "dcp.v1.ProvableGpu.uuid",  # compared with the reported ones, which are shown
+        *(f"dcp.v1.SetPriceRequest.{name}" for name in AMOUNTS),  # decimal numbers
         "dcp.v1.TokenLogprob.token",  # compared with those of other daemons
         "dcp.v1.Usage.bounded",  # the server's own words: what a daemon sends there is dropped
     }

@@ -13,6 +13,7 @@ from server.domain.hindrances import Hindrance
 from server.domain.jobs import JobType
 from server.domain.levels import Standing, Unasked, tier
 from server.domain.placement import Candidate, Model, Obstacle, Wants, can_run, obstacle
+from server.domain.pricing import Prices, per_minute
 from server.domain.providers import AccountState
 from server.domain.reliability import TrackRecord
 from server.domain.standing import Bounds, Facts, assess
@@ -35,7 +36,7 @@ WANTED = [
     for model in (None, *MODELS)
     for gpu in (None, "H100")
     for mib in (None, 30_000)
-    for quote in (None, 100)
+    for quote in (None, per_minute(100))
 ]
 
 
@@ -55,7 +56,9 @@ def presence(number: int, rng: Random, epoch: int) -> Presence:
         served(rng),
         rng.choice(GPUS),
         rng.choice([None, 24_000, 80_000]),
-        terms=Terms({kind: rng.choice([50, 150]) for kind in rng.sample(KINDS, rng.randint(0, 2))}, settings),
+        terms=Terms(
+            Prices({kind: rng.choice([50, 150]) for kind in rng.sample(KINDS, rng.randint(0, 2))}), settings
+        ),
         runs_plain_processes=rng.random() < 0.2,
     )
 
@@ -182,13 +185,13 @@ def test_daemons_whose_rate_is_above_the_quote_hide_no_other(tmp_path: Path) -> 
     now_ms = int(clock.now() * 1000)
     for number in range(1, CANDIDATES_LIMIT + 2):
         rate = 100 if number > CANDIDATES_LIMIT else 150
-        terms = Terms({JobType.TRAINING: rate}, Settings())
+        terms = Terms(Prices({JobType.TRAINING: rate}), Settings())
         one = Presence(
             number, 1, "b", lambda _: None, 0, 1, frozenset(KINDS), (), GPUS[0], 80_000, terms=terms
         )
         fleet.join(one)
         fleet.beat(number, now_ms, None)
     dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
-    best = dispatch.place(Wants(JobType.TRAINING, quoted_halala_per_minute=100, unasked=Unasked.NEW))
+    best = dispatch.place(Wants(JobType.TRAINING, quoted=per_minute(100), unasked=Unasked.NEW))
     assert best is not None
     assert best.provider_id == CANDIDATES_LIMIT + 1

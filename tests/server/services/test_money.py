@@ -43,6 +43,7 @@ async def test_example_of_the_contract(any_market: Market) -> None:
         provider_micro_halala=micros(141),
         platform_micro_halala=micros(47),
         billed_seconds=75,
+        price=jobs_pb2.Price(sar_per_hour="90"),
         rate_halala_per_minute=150,
     )
     assert await market.wallet(renter) == (5000 - 188, 0)

@@ -29,6 +29,7 @@ from server.domain.jobs import JobEvent, JobRequest, JobType
 from server.domain.ledger import TransferKind
 from server.domain.money import micros, whole_halala
 from server.domain.payouts import HOUR_MS, PayoutTerms
+from server.domain.pricing import per_minute
 from server.domain.withdrawals import WithdrawalAction
 from server.services.disputes import Disputes
 from server.services.endings import settle
@@ -102,8 +103,8 @@ class Play:
 
         def work() -> None:
             request = JobRequest(JobType.BENCHMARK, LIMIT_MS)
-            rate = {"rate_halala_per_minute": RATE, "hold_micros": HOLD, "limit_ms": LIMIT_MS}
-            jobs.insert(job_id, renter_id, request, **rate, now_ms=now_ms)
+            held = {"hold_micros": HOLD, "limit_ms": LIMIT_MS}
+            jobs.insert(job_id, renter_id, request, price=per_minute(RATE), **held, now_ms=now_ms)
             ledger.open_hold(job_id, renter_id, JobType.BENCHMARK, HOLD, now_ms)
             running = {"state": "running", "provider_id": provider_id, "started_ms": now_ms}
             Job.update(running).where(Job.job_id == job_id).execute()

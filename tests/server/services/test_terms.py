@@ -13,6 +13,7 @@ import server.services.terms
 from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.placement import Wants
+from server.domain.pricing import Prices
 from server.domain.terms import Settings, Terms, window
 from server.services.fleet import Fleet, Presence
 from server.store import terms
@@ -156,8 +157,8 @@ async def test_job_without_a_provider_goes_to_a_provider_that_asks_at_most_the_p
     assert (job.status, job.rate_halala_per_minute) == (jobs_pb2.JOB_STATE_QUEUED, 150)
     assert await obstacle(market, job, dear) == (
         "RATE_ABOVE_QUOTE",
-        "It charges 151 halala per minute and the job was quoted 150; "
-        "name it in provider_id to be quoted its rate.",
+        "It charges 151 halala per minute and the job was quoted 150 halala per minute; "
+        "name it in provider_id to be quoted its price.",
     )
     await market.tick()
     await first.heard_nothing()
@@ -229,7 +230,7 @@ async def test_rate_set_at_another_server_counts_from_the_next_offer(any_market:
     daemon = await market.daemon(provider)
     now_ms = round(market.clock.now() * 1000)
     dear = {JobType.LLM_INFERENCE: 200}
-    await market.sql(lambda: terms.change(provider.id, lambda old: replace(old, rates=dear), now_ms))
+    await market.sql(lambda: terms.change(provider.id, lambda old: replace(old, prices=Prices(dear)), now_ms))
     job = await market.submit(renter)
     assert job.status == jobs_pb2.JOB_STATE_QUEUED
     await daemon.heard_nothing()
@@ -248,10 +249,14 @@ async def test_every_change_of_another_server_is_read_however_many_there_are(
         await market.daemon(provider)
     now_ms = round(market.clock.now() * 1000)
     dear = {JobType.LLM_INFERENCE: 200}
+
+    def in_dear(old: Terms) -> Terms:
+        return replace(old, prices=Prices(dear))
+
     for number, provider in enumerate(owners):
         at_ms = now_ms + number // 3  # some at once, and more than a page
         await market.sql(
-            lambda p=provider, at_ms=at_ms: terms.change(p.id, lambda old: replace(old, rates=dear), at_ms)  # type: ignore[misc]
+            lambda p=provider, at_ms=at_ms: terms.change(p.id, in_dear, at_ms)  # type: ignore[misc]
         )
     await market.tick()
     job = await market.submit(await market.renter())

@@ -161,6 +161,7 @@ async def test_completed_job_sends_one_signed_event(any_market: Market) -> None:
                 "platform_micro_halala": 47_000_000,
                 "billed_seconds": 75.0,
                 "rate_halala_per_minute": 150,
+                "price": {"sar_per_hour": "90"},
             },
         }
         assert_described(event)

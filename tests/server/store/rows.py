@@ -10,6 +10,7 @@ from server.domain.leases import Lease, LeaseRef, LeaseState
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.money import micros
 from server.domain.placement import Candidate, Model
+from server.domain.pricing import per_minute
 from server.store import jobs, leases, ledger, providers, renters, sessions
 from server.store.database import Database
 
@@ -71,7 +72,7 @@ class Rows:
                 job_id,
                 renter_id,
                 wanted,
-                rate_halala_per_minute=rate,
+                price=per_minute(rate),
                 hold_micros=micros(100),
                 limit_ms=60_000,
                 now_ms=now_ms,

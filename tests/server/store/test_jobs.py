@@ -255,7 +255,7 @@ async def test_final_state_never_changes(
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     earlier_reading = await rows.get(job_id)
-    bill = make_bill(100, 100, 30_000)
+    bill = make_bill(100, 50, 30_000)
     assert await database.run(lambda: jobs.finish(earlier_reading, event, bill, NOW_MS))
     ended = await rows.get(job_id)
     if later is JobEvent.REQUEUE:
@@ -276,7 +276,7 @@ async def test_outdated_reading_of_a_job_cannot_finish_it(database: Database, ro
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     now = await rows.get(job_id)
     assert not await database.run(
-        lambda: jobs.finish(earlier_reading, JobEvent.COMPLETE, make_bill(100, 100, 1), NOW_MS)
+        lambda: jobs.finish(earlier_reading, JobEvent.COMPLETE, make_bill(100, 1, 1), NOW_MS)
     )
     assert await rows.get(job_id) == now
     assert (now.state, now.lease_epoch, now.attempt) == (JobState.RUNNING, 2, 2)

@@ -61,7 +61,7 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
 
     def settle(job_id: str) -> None:
         ledger.resolve_hold(job_id, 0, NOW_MS)
-        bill = rules.make_bill(micros(100), 100, 0)
+        bill = rules.make_bill(micros(100), 0, 0)
         ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND, matures=False), NOW_MS)
 
     work: list[Callable[[], object]] = [
@@ -220,7 +220,7 @@ async def test_settlement_takes_five_statements(sqlite_url: str, monkeypatch: py
         rows = Rows(database)
         provider_id, renter_id = await rows.provider(), await rows.renter(100)
         job_id = await rows.held_job(renter_id)
-        bill = rules.make_bill(micros(100), 100, 30_000)
+        bill = rules.make_bill(micros(100), micros(50), 30_000)
         parts = list(rules.settlement(bill, renter_id, provider_id, job_id, KIND, matures=True))
         await database.run(lambda: ledger.apply([replace(part, amount_micros=1) for part in parts], NOW_MS))
         with recorded(database, monkeypatch) as seen:

@@ -40,7 +40,7 @@ async def trade(database: Database, rows: Rows, jobs: int) -> None:
 
 def settle(database: Database, job_id: str, renter_id: int, provider_id: int) -> None:
     ledger.resolve_hold(job_id, micros(40), NOW_MS)
-    bill = rules.make_bill(micros(100), 40, 60_000)
+    bill = rules.make_bill(micros(100), micros(40), 60_000)
     parties = (renter_id, provider_id, job_id, JobType.BENCHMARK)
     ledger.apply(rules.settlement(bill, *parties, matures=False), NOW_MS)
     execute(database, f"UPDATE job SET state = 'completed' WHERE job_id = '{job_id}'")

@@ -14,6 +14,7 @@ import pytest
 from server.domain.jobs import JobRequest, JobType
 from server.domain.levels import Unasked
 from server.domain.placement import Model, Obstacle, Wants, can_run
+from server.domain.pricing import NO_PRICES, Prices, per_minute
 from server.store import jobs, queue
 from server.store.database import Database
 from server.store.models import Job as JobRow
@@ -88,9 +89,11 @@ async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
             models=tuple(Model(name) for name in rng.sample(["m", "other"], rng.randint(0, 2))),
             vram_mib=rng.choice([4096, 24576, 80000]),
             vram_reserve_mib=rng.choice([0, 0, 16385, 90000]),
-            own_rates=dict(zip(JobType, rng.choices([99, 100, 119, 121, 150, 151], k=7), strict=True))
+            own_prices=Prices(
+                dict(zip(JobType, rng.choices([99, 100, 119, 121, 150, 151], k=7), strict=True))
+            )
             if rng.random() < 0.7
-            else {},
+            else NO_PRICES,
             is_open=rng.random() < 0.9,
             is_too_hot=rng.random() < 0.1,
             runs_plain_processes=rng.random() < 0.2,
@@ -107,7 +110,7 @@ async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
 
 
 def wants_of(request: JobRequest, rate: int) -> Wants:
-    quoted = rate if request.provider_id is None else None
+    quoted = per_minute(rate) if request.provider_id is None else None
     unasked = Unasked.BEST if request.provider_id is None else None
     return Wants(
         request.job_type, request.model, request.gpu_model, request.min_vram_mib, quoted, unasked=unasked
@@ -126,11 +129,10 @@ async def test_requirements_are_read_with_the_quoted_rate(database: Database, ro
         assert found is not None
         assert found[0].wants == wants
     kinds = await database.read(partial(queue.queued_wants, 10))
-    assert sorted((named_id or 0, wants.quoted_halala_per_minute or 0) for named_id, wants in kinds) == [
-        (0, 100),
-        (0, 150),
-        (provider_id, 0),
-    ]
+    found_kinds = sorted(
+        (named_id or 0, wants.quoted.halala_per_minute if wants.quoted else 0) for named_id, wants in kinds
+    )
+    assert found_kinds == [(0, 100), (0, 150), (provider_id, 0)]
 
 
 async def test_job_past_its_start_deadline_is_not_selected(database: Database, rows: Rows) -> None:
@@ -172,7 +174,7 @@ UNMET: dict[str, dict[str, Any]] = {
     "another job type": {"job_type": "rendering"},
     "another GPU": {"gpu_model": "NVIDIA H100"},
     "more memory": {"min_vram_mib": 80_000},
-    "a higher quote": {"rate_halala_per_minute": 1},
+    "a higher quote": {"price": per_minute(1).text},
     "another provider": {},  # it is named
 }
 COPIES = 3_000
@@ -218,7 +220,7 @@ async def test_provider_visits_one_of_thousands_of_equal_jobs_that_it_cannot_run
             CANDIDATE,
             provider_id=provider_id,
             job_types=frozenset({JobType.BENCHMARK, JobType.LLM_INFERENCE}),
-            own_rates={JobType.BENCHMARK: 50},
+            own_prices=Prices({JobType.BENCHMARK: 50}),
         )
         unmet = UNMET[what] or {"named_provider_id": other_id}
 

@@ -29,6 +29,7 @@ from server.domain.leases import (
     secret_digest,
 )
 from server.domain.ledger import make_bill
+from server.domain.pricing import per_minute
 from server.domain.transitions import Transitions
 from server.store import artifacts, disputes, jobs, leases
 from server.store.database import Database
@@ -36,7 +37,7 @@ from server.store.models import Artifact, Dispute, Job, Lease
 from tests.server.store.rows import NOW_MS, SECRET, SESSION_EPOCH, Rows
 
 LATER_MS = NOW_MS + 1000
-BILL = make_bill(100, 100, 30_000)
+BILL = make_bill(100, 50, 30_000)
 REF = LeaseRef("job-1", 1, SECRET)
 DISPUTED: dict[str, Any] = {
     "job_id": REF.job_id,
@@ -146,7 +147,7 @@ def submit(scene: Scene) -> None:
         "job-1",
         scene.renter_id,
         request,
-        rate_halala_per_minute=100,
+        price=per_minute(100),
         hold_micros=100,
         limit_ms=60_000,
         now_ms=NOW_MS,

@@ -129,13 +129,14 @@ async def test_every_text_of_the_renters_rows_is_erased_or_kept_with_a_reason(ma
         "dispute.state": "a fixed word",
         "dispute.note": "the operator's",
         "job.unasked": "a fixed word",
+        "job.price": "money",
         "artifact.job_id": "the provider's history",
         "artifact.blob_key": "random, until the bytes are gone",
         "artifact.state": "a fixed word",
     }
     not_renters = {
         *("provider", "provider_gpu", "provider_model", "provider_standing", "customers_read", "withdrawal"),
-        *("audit_entry", "job_rate", "provider_key", "job_tally"),
+        *("audit_entry", "price", "provider_key", "job_tally"),
     }
     async with whole_renter(market) as whole:
         await delete(market, whole.renter, forfeit=BALANCE_HALALA)

@@ -84,6 +84,7 @@ EXPORTED = {
     "job.charge_micros": "jobs.job.billing.actual_cost_halala",
     "job.failure_reason": "jobs.job.failure_reason",
     "job.failure_message": "jobs.job.failure_message",
+    "job.price": "jobs.job.price.sar_per_hour",
     "job.usage": "jobs.job.usage.completion_tokens",
     "job.artifact_count": "jobs.job.artifact_count",
     "job.artifact_bytes": "jobs.job.artifact_bytes",
@@ -140,6 +141,9 @@ EXPORTED = {
 _CODE = "recognizes a mailed secret; goes 30 days after its end"
 _LETTER = "a mail that the renter got; goes after two days"
 NOT_EXPORTED = {
+    "job.logprobs": "kept only of the market's own jobs",
+    "token_remainder.renter_id": "see token_remainder.parts",
+    "token_remainder.parts": "less than a millionth of a halala",
     "renter.network": "a digest of where the account was registered, which nobody can read",
     "email_code.id": _CODE,
     "email_code.role": _CODE,
@@ -235,8 +239,7 @@ TABLES_WITHOUT_RENTERS = {
     *("job_tally", "matured_payouts"),
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("provider_standing", "provider_customer", "customers_read", "gpu_proof"),
-    *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard"),
-    *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard", "canary"),
+    *("audit_entry", "price", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard", "canary"),
 }
 
 

@@ -1,0 +1,62 @@
+"""How many tokens a run can have, by what its job asks for and by what the server relayed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.domain.pricing import Counts
+
+# The answer of a job that asks for no number of tokens, at least as daemons have it.
+DEFAULT_MAX_TOKENS = 256
+# What a chat template may add to a prompt, in tokens: around the conversation, and around each message. A
+# report is believed up to these.
+TEMPLATE_TOKENS = 1024
+MESSAGE_TOKENS = 32
+# Of that, what a renter pays for; so what the first is is known before the job runs.
+PAID_TEMPLATE_TOKENS = 64
+PAID_MESSAGE_TOKENS = 16
+# Where no count was reported of a run that is charged, a token stands for so many bytes of its output.
+BYTES_A_TOKEN = 4
+
+
+def max_tokens(spec: Mapping[str, Any]) -> int:
+    """The most tokens of the answer."""
+    return int(_params(spec).get("max_tokens", DEFAULT_MAX_TOKENS))
+
+
+def most_prompt(spec: Mapping[str, Any]) -> int:
+    """The most tokens that a prompt can have: no token is shorter than a byte."""
+    return _prompt(spec, TEMPLATE_TOKENS, MESSAGE_TOKENS)
+
+
+def paid(spec: Mapping[str, Any]) -> Counts:
+    """The most tokens that a renter pays for."""
+    return Counts(_prompt(spec, PAID_TEMPLATE_TOKENS, PAID_MESSAGE_TOKENS), max_tokens(spec))
+
+
+def billed(spec: Mapping[str, Any], usage: Mapping[str, Any] | None, output_bytes: int) -> Counts:
+    """The tokens of a run that are paid for; without a report, by the size of what it wrote."""
+    most = paid(spec)
+    if usage is None or not usage.get("completion_tokens"):
+        return Counts(0, min(most.completion, -(-output_bytes // BYTES_A_TOKEN)))
+    prompt = min(most.prompt, int(usage.get("prompt_tokens", 0)))
+    cached = min(prompt, int(usage.get("cached_tokens", 0)))
+    return Counts(prompt, min(most.completion, int(usage["completion_tokens"])), cached)
+
+
+def with_max_tokens(spec: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """The same request for an answer of at most so many tokens."""
+    return {**spec, "params": {**_params(spec), "max_tokens": most}}
+
+
+def _prompt(spec: Mapping[str, Any], template: int, each: int) -> int:
+    params = _params(spec)
+    messages = params.get("messages", [])
+    texts = [params.get("prompt", ""), *(message.get("content", "") for message in messages)]
+    return sum(len(text.encode()) for text in texts) + template + each * len(messages)
+
+
+def _params(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    params: Mapping[str, Any] = spec.get("params", {})
+    return params
