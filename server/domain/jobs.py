@@ -215,6 +215,8 @@ class Job:
     artifact_bytes: int = 0
     texts_removed_ms: int | None = None
     """When its request, output and log were removed."""
+    key_id: int | None = None
+    """The key that submitted it; None if no key did, or before keys were noted."""
 
     @property
     def cancel_requested(self) -> bool:
