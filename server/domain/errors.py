@@ -93,6 +93,7 @@ class Reason(StrEnum):
     BUDGET_REACHED = "BUDGET_REACHED"
     MODEL_NOT_ALLOWED = "MODEL_NOT_ALLOWED"
     PROVIDER_NOT_ALLOWED = "PROVIDER_NOT_ALLOWED"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
 
 
 # With one of these the database failed, not the request.

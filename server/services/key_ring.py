@@ -13,7 +13,7 @@ from common.nearest import did_you_mean
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.budgets import NO_LIMITS, KeyLimits
-from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.errors import DomainError, Reason
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS, Scope
 from server.services.keys import RENTER, Credentials, issue
 from server.services.pages import Page, read_page
@@ -51,7 +51,7 @@ class KeyRing:
     ) -> tuple[KeyRow, str]:
         """A new sub-key's row, and the key itself, which is shown only once.
 
-        Raises TOO_MANY_KEYS, RENTER_DELETED, and INVALID_FIELD for an unknown model or provider.
+        Raises TOO_MANY_KEYS, RENTER_DELETED, MODEL_NOT_FOUND, PROVIDER_NOT_FOUND.
         """
         now_ms = ms(self._clock)
         expires_ms = now_ms + expires_in_seconds * 1000 if expires_in_seconds else None
@@ -84,8 +84,8 @@ class KeyRing:
     async def limit(self, renter_id: int, key_id: int, limits: KeyLimits) -> KeyRow:
         """Replaces the limits of a sub-key, which hold for the next submit at any server.
 
-        Raises KEY_NOT_FOUND, WRONG_STATE for a main key and one that is no longer valid, RENTER_DELETED, and
-        INVALID_FIELD for an unknown model or provider.
+        Raises KEY_NOT_FOUND, WRONG_STATE for a main key and one that is no longer valid, RENTER_DELETED,
+        MODEL_NOT_FOUND, PROVIDER_NOT_FOUND.
         """
         now_ms = ms(self._clock)
 
@@ -184,16 +184,22 @@ def _refuse_unlimitable(found: KeyRow, now_ms: int) -> None:
 
 
 def _check_known(limits: KeyLimits) -> None:
-    """Raises INVALID_FIELD for models and providers that are not known."""
+    """Raises MODEL_NOT_FOUND or PROVIDER_NOT_FOUND for a name or an id that is probably misspelt."""
     served = providers.served_models() if limits.models else set()
     for model in limits.models:
         if model not in served:
             meant = did_you_mean(model, served, "see the models at /api/renters/available-providers")
-            raise invalid_field("allowed_models", f"no provider serves {model!r}; {meant}")
+            raise DomainError(
+                Reason.MODEL_NOT_FOUND,
+                f"allowed_models: no provider has reported {model!r}; {meant}",
+                field="allowed_models",
+            )
     if unknown := set(limits.providers).difference(providers.existing_ids(limits.providers)):
         ids = ", ".join(map(str, sorted(unknown)))
-        raise invalid_field(
-            "allowed_providers", f"no provider has the id {ids}; see /api/renters/available-providers"
+        raise DomainError(
+            Reason.PROVIDER_NOT_FOUND,
+            f"allowed_providers: no provider has the id {ids}; see /api/renters/available-providers",
+            field="allowed_providers",
         )
 
 

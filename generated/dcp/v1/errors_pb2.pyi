@@ -214,6 +214,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The key may use other models only; `error` names them."""
     ERROR_REASON_PROVIDER_NOT_ALLOWED: _ErrorReason.ValueType  # 122
     """The key may use other providers only, or the job names none; `error` names them."""
+    ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 123
+    """No provider has reported a model of this name; `error` names the closest one."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -402,6 +404,8 @@ ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 121
 """The key may use other models only; `error` names them."""
 ERROR_REASON_PROVIDER_NOT_ALLOWED: ErrorReason.ValueType  # 122
 """The key may use other providers only, or the job names none; `error` names them."""
+ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 123
+"""No provider has reported a model of this name; `error` names the closest one."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
