@@ -216,7 +216,7 @@ class Job:
     texts_removed_ms: int | None = None
     """When its request, output and log were removed."""
     key_id: int | None = None
-    """The key that submitted it; None if no key did, or before keys were noted."""
+    """The key that submitted it; None if no key did, and for older jobs, whose key was not recorded."""
 
     @property
     def cancel_requested(self) -> bool:

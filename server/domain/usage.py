@@ -11,8 +11,6 @@ from server.domain.errors import invalid_field, no_page
 
 DEFAULT_DAYS = 30
 MAX_DAYS = 400
-MAX_ROWS = 10_000
-"""At most this many rows of a file."""
 
 
 class UsageGroup(StrEnum):

@@ -116,7 +116,8 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             shown = (usage_row(row, selection.groups) for row in rows)
             return csv_text(_USAGE_NAMES, (_usage_cells(row) for row in shown))
 
-        return pb.GetOwnUsageCsvResponse(csv=await self._statements.usage_file(caller().id, selection, write))
+        text = await self._statements.usage_file(caller().id, selection, request.max_lines, write)
+        return pb.GetOwnUsageCsvResponse(csv=text)
 
     def _selection(self, request: pb.GetOwnUsageRequest | pb.GetOwnUsageCsvRequest) -> Selection:
         try:

@@ -8,7 +8,7 @@ from functools import partial
 from server.clock import Clock, ms
 from server.domain.ledger import ProviderMoney
 from server.domain.statements import JobMoney, Line, day_of
-from server.domain.usage import MAX_ROWS, Position, Selection, UsageRow
+from server.domain.usage import Position, Selection, UsageRow
 from server.services.pages import Page, read_page
 from server.store import day_sums, ledger, statements, usage
 from server.store.database import Database
@@ -55,10 +55,10 @@ class Statements:
         return found[:limit], found[limit - 1].position if len(found) > limit else None
 
     async def usage_file(
-        self, renter_id: int, selection: Selection, write: Callable[[list[UsageRow]], str]
+        self, renter_id: int, selection: Selection, limit: int, write: Callable[[list[UsageRow]], str]
     ) -> str:
         """A renter's usage as ``write`` writes it: in the reading thread, since the rows are many."""
-        return await self._database.read(lambda: write(usage.rows(renter_id, selection, None, MAX_ROWS)))
+        return await self._database.read(lambda: write(usage.rows(renter_id, selection, None, limit)))
 
     async def tick(self) -> None:
         """Adds up the days before yesterday, each once: no transaction of these days is still open."""

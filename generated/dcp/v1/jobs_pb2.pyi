@@ -1610,7 +1610,9 @@ class Job(_message.Message):
     artifact_bytes: _builtins.int
     """The total size of these files, in bytes."""
     key_id: _builtins.int
-    """The id of the key that submitted the job. Absent for providers, and for jobs of before keys were noted."""
+    """The id of the key that submitted the job. Absent for providers, and for older jobs, whose
+    key was not recorded.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was submitted."""

@@ -120,7 +120,7 @@ class _UsageGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGroup
     """The model that the jobs used."""
 
 class UsageGroup(_UsageGroup, metaclass=_UsageGroupEnumTypeWrapper):
-    """What rows of usage are by."""
+    """How the rows of usage are grouped."""
 
 USAGE_GROUP_UNSPECIFIED: UsageGroup.ValueType  # 0
 """Not specified; never used."""
@@ -489,7 +489,7 @@ Global___DaySpending: _TypeAlias = DaySpending  # noqa: Y015
 
 @_typing.final
 class GetOwnUsageRequest(_message.Message):
-    """Selects the days, what the rows are by, and a page of them."""
+    """Selects the days, how the rows are grouped, and a page of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,7 +506,7 @@ class GetOwnUsageRequest(_message.Message):
     """The number of entries on a page."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageGroup.ValueType]:
-        """What the rows are by. Default: day, key and model."""
+        """How the rows are grouped. Default: by day, key and model."""
 
     def __init__(
         self,
@@ -575,7 +575,7 @@ class UsageRow(_message.Message):
     date: _builtins.str
     """The UTC day, in the form `2026-01-31`. Absent if the rows are not by day."""
     key_id: _builtins.int
-    """The id of the key. Absent if the rows are not by key, and for jobs of before keys were noted."""
+    """The key's id. Absent if the rows are not by key, and for older jobs, whose key was not recorded."""
     key_name: _builtins.str
     """The name of the key. Absent if the rows are not by key, and for a main key."""
     model: _builtins.str
@@ -631,30 +631,36 @@ Global___UsageRow: _TypeAlias = UsageRow  # noqa: Y015
 
 @_typing.final
 class GetOwnUsageCsvRequest(_message.Message):
-    """Selects the days, and what the rows are by."""
+    """Selects the days, and how the rows are grouped."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
+    MAX_LINES_FIELD_NUMBER: _builtins.int
     to: _builtins.str
     """The last day (UTC), at most 400 days from the first. Default: today."""
+    max_lines: _builtins.int
+    """The greatest number of lines."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageGroup.ValueType]:
-        """What the rows are by. Default: day, key and model."""
+        """How the rows are grouped. Default: by day, key and model."""
 
     def __init__(
         self,
         *,
         to: _builtins.str = ...,
         group_by: _abc.Iterable[Global___UsageGroup.ValueType] | None = ...,
+        max_lines: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_lines", b"_max_lines", "max_lines", b"max_lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "group_by", b"group_by", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_lines", b"_max_lines", "from", b"from", "group_by", b"group_by", "max_lines", b"max_lines", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_lines: _TypeAlias = _typing.Literal["max_lines"]  # noqa: Y015
+    _WhichOneofArgType__max_lines: _TypeAlias = _typing.Literal["_max_lines", b"_max_lines"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_lines) -> _WhichOneofReturnType__max_lines | None: ...
 
 Global___GetOwnUsageCsvRequest: _TypeAlias = GetOwnUsageCsvRequest  # noqa: Y015
 

@@ -115,8 +115,8 @@ class StatementServiceServicer:
         """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
         which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
-        A file has at most 10,000 rows; the next days are in the file that begins with the last day of this one. A text
-        that a spreadsheet would treat as a formula is prefixed with an apostrophe.
+        If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+        spreadsheet would treat as a formula is prefixed with an apostrophe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,8 @@ class StatementServiceStub:
     """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
     which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
-    A file has at most 10,000 rows; the next days are in the file that begins with the last day of this one. A text
-    that a spreadsheet would treat as a formula is prefixed with an apostrophe.
+    If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+    spreadsheet would treat as a formula is prefixed with an apostrophe.
     """
     GetOwnEarnings: _grpc.UnaryUnaryMultiCallable[_statements_pb2.GetOwnEarningsRequest, _statements_pb2.GetOwnEarningsResponse]
     """Returns the provider's payouts for ended jobs, by day and by job type.
@@ -103,8 +103,8 @@ class StatementServiceAsyncStub(StatementServiceStub):
     """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
     which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
-    A file has at most 10,000 rows; the next days are in the file that begins with the last day of this one. A text
-    that a spreadsheet would treat as a formula is prefixed with an apostrophe.
+    If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+    spreadsheet would treat as a formula is prefixed with an apostrophe.
     """
     GetOwnEarnings: _aio.UnaryUnaryMultiCallable[_statements_pb2.GetOwnEarningsRequest, _statements_pb2.GetOwnEarningsResponse]  # type: ignore[assignment]
     """Returns the provider's payouts for ended jobs, by day and by job type.
@@ -172,8 +172,8 @@ class StatementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
         which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
-        A file has at most 10,000 rows; the next days are in the file that begins with the last day of this one. A text
-        that a spreadsheet would treat as a formula is prefixed with an apostrophe.
+        If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+        spreadsheet would treat as a formula is prefixed with an apostrophe.
         """
 
     @_abc_1.abstractmethod

@@ -837,7 +837,7 @@ class ReachedBudget(_message.Message):
     REQUIRED_HALALA_FIELD_NUMBER: _builtins.int
     RESETS_AT_FIELD_NUMBER: _builtins.int
     key_id: _builtins.int
-    """The id of the key."""
+    """The key's id."""
     budget: _builtins.str
     """The budget: `day`, `month` or `total`."""
     budget_halala: _builtins.int

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from server.domain.money import micros
 from server.store import budgets, proof
-from server.store.models import BudgetUse
+from server.store.models import BudgetUse, Renter
 from tests.support import databases, running_server
 from tests.support.manual_clock import ManualClock
+from tests.support.plans import recorded, walks
 from tests.support.running_server import MODEL, Daemon, Market, Party, read_refusal, refusal
+from tests.support.whole_renter import delete
 
 INFERENCE, READ = options_pb2.SCOPE_INFERENCE, options_pb2.SCOPE_READ
 HOLD = 450  # what three minutes of inference hold
@@ -255,11 +257,10 @@ def params(model: str) -> jobs_pb2.JobParams:
         ({"budget_halala_per_day": 0}, "budget_halala_per_day"),
         ({"budget_halala_per_month": -1}, "budget_halala_per_month"),
         ({"budget_halala_total": 2**62}, "budget_halala_total"),
-        ({"allowed_models": ["test/modle"]}, "allowed_models"),
+        ({"allowed_models": ["a\u200bb"]}, "allowed_models[0]"),
         ({"allowed_models": ["x" * 301]}, "allowed_models[0]"),
         ({"allowed_models": ["x"] * 51}, "allowed_models"),
         ({"allowed_providers": [0]}, "allowed_providers[0]"),
-        ({"allowed_providers": [2**62]}, "allowed_providers"),
     ],
 )
 async def test_bad_limits_are_refused(market: Market, limits: dict[str, Any], at_fault: str) -> None:
@@ -269,10 +270,28 @@ async def test_bad_limits_are_refused(market: Market, limits: dict[str, Any], at
     for call in (limited(market, renter, **limits), set_limits(market, renter, key_id, **limits)):
         refused = await refusal(call)
         assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", at_fault)
-        if limits == {"allowed_models": ["test/modle"]}:
-            assert refused.message == (
-                "allowed_models: no provider serves 'test/modle'; did you mean test/model?"
-            )
+
+
+async def test_unknown_models_and_providers_are_refused(any_market: Market) -> None:
+    market = any_market
+    renter, provider = await market.renter(), await market.provider()
+    await market.daemon(provider)
+    _, key_id = await limited(market, renter)
+    models, ids = {"allowed_models": ["test/modle"]}, {"allowed_providers": [provider.id, 2**62, 77]}
+    for call in (limited(market, renter, **models), set_limits(market, renter, key_id, **models)):
+        refused = await refusal(call)
+        assert (refused.code, refused.reason, refused.facts.field) == (
+            *(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "allowed_models"),
+        )
+        assert refused.message == (
+            "allowed_models: no provider has reported 'test/modle'; did you mean test/model?"
+        )
+    for call in (limited(market, renter, **ids), set_limits(market, renter, key_id, **ids)):
+        refused = await refusal(call)
+        assert (refused.reason, refused.facts.field) == ("PROVIDER_NOT_FOUND", "allowed_providers")
+        assert refused.message == (
+            f"allowed_providers: no provider has the id 77, {2**62}; see /api/renters/available-providers"
+        )
 
 
 async def test_only_a_valid_sub_key_of_the_account_gets_limits_and_only_from_the_main_key(
@@ -438,3 +457,34 @@ async def test_proof_finds_a_count_that_is_wrong(any_market: Market) -> None:
     await market.sql(wrong.execute)
     found = await market.sql(partial(proof.replay))
     assert found.discrepancies == (f"key {key_id} uses 0.000001 halala (total 0) and its jobs 450",)
+
+
+async def test_deleted_account_keeps_no_counts(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter()
+    key, _ = await limited(market, renter, budget_halala_total=1000)
+    await market.cancel(await market.submit(key), renter)
+    other = await market.renter()
+    others_key, _ = await limited(market, other, budget_halala_total=1000)
+    await market.submit(others_key)
+    email = await market.sql(lambda: str(Renter.get_by_id(renter.id).email))
+    await delete(market, renter, email, 5000)
+    assert await market.sql(BudgetUse.select().count) == 3
+
+
+async def test_statements_of_limits_walk_through_no_table_that_grows(
+    any_market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market, database = any_market, any_market.server._database
+    renter, provider = await market.renter(), await market.provider()
+    await market.daemon(provider)
+    key, key_id = await limited(market, renter)
+    with recorded(database, monkeypatch) as seen:
+        await market.submit(key)
+        await set_limits(market, renter, key_id, budget_halala_total=1000, allowed_providers=[provider.id])
+        await market.cancel(await market.submit(key, provider), renter)
+        await refusal(market.submit(key, provider, duration_minutes=9))
+        await set_limits(market, renter, key_id, budget_halala_total=1000, allowed_models=[MODEL])
+        await shown(market, renter, key_id)
+        await set_limits(market, renter, key_id)
+    assert await walks(database, list(seen)) == {}
