@@ -488,3 +488,16 @@ async def test_statements_of_limits_walk_through_no_table_that_grows(
         await shown(market, renter, key_id)
         await set_limits(market, renter, key_id)
     assert await walks(database, list(seen)) == {}
+
+
+async def test_counts_of_past_days_and_months_are_dropped(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter(100_000)
+    key, key_id = await limited(market, renter, budget_halala_total=10_000)
+    for _ in range(30):
+        await market.cancel(await market.submit(key), renter)
+        market.clock.advance(10 * DAY_SECONDS)
+    await market.submit(key)
+    assert await market.sql(BudgetUse.select().where(BudgetUse.key_id == key_id).count) <= 5 + 2 + 1
+    assert used(await shown(market, renter, key_id)) == (HOLD,) * 3
+    await assert_counts_agree(market)
