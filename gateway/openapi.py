@@ -494,6 +494,7 @@ _FORMATS: Mapping[int, Json] = {
         "pattern": "^(?![Ll][Dd]_|[Dd][Cc][Pp]_|[Nn][Vv][Ii][Dd][Ii][Aa]_)[A-Za-z_][A-Za-z0-9_]*$"
     },
     options_pb2.FORMAT_TIMEZONE: {"format": "timezone"},
+    options_pb2.FORMAT_DATE: {"format": "date"},
     options_pb2.FORMAT_TIME_OF_DAY: {"pattern": f"^{_TIME}$"},
     options_pb2.FORMAT_END_OF_HOURS: {"pattern": f"^({_TIME}|24:00)$"},
 }

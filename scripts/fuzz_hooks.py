@@ -7,6 +7,7 @@ cannot describe as invalid.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -17,6 +18,7 @@ from stdnum.iso7064 import mod_97_10
 
 from server.domain.terms import is_timezone
 from server.domain.texts import unseemly
+from server.domain.usage import MAX_DAYS
 
 _LABEL = st.from_regex(r"[a-z]([a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
 _NUMBERS = [
@@ -58,8 +60,21 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """Drops a query that lacks a parameter required by ``x-needs``, which OpenAPI itself cannot express."""
+    """Drops a query that lacks a parameter required by ``x-needs``, or whose dates are in the wrong order or
+    too far apart: OpenAPI itself cannot express that."""
     query: Mapping[str, Any] = case.query or {}
+    if _has_bad_period(query):
+        return False
     parameters = case.operation.definition.raw["parameters"]
     needs = {parameter["name"]: parameter["x-needs"] for parameter in parameters if "x-needs" in parameter}
     return all(query.get(other) for name in needs if query.get(name) for other in needs[name])
+
+
+def _has_bad_period(query: Mapping[str, Any]) -> bool:
+    """Whether ``from`` and ``to`` are dates that are no period that can be asked for."""
+    last = query.get("to") or datetime.now(UTC).date().isoformat()
+    try:
+        days = (date.fromisoformat(last) - date.fromisoformat(query.get("from") or last)).days
+    except (TypeError, ValueError):
+        return False
+    return not 0 <= days < MAX_DAYS

@@ -90,6 +90,10 @@ class Reason(StrEnum):
     EMAIL_NOT_VERIFIED = "EMAIL_NOT_VERIFIED"
     WRONG_CODE = "WRONG_CODE"
     MAIL_OFF = "MAIL_OFF"
+    BUDGET_REACHED = "BUDGET_REACHED"
+    MODEL_NOT_ALLOWED = "MODEL_NOT_ALLOWED"
+    PROVIDER_NOT_ALLOWED = "PROVIDER_NOT_ALLOWED"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
 
 
 # With one of these the database failed, not the request.

@@ -222,6 +222,8 @@ class Job:
     artifact_bytes: int = 0
     texts_removed_ms: int | None = None
     """When its request, output and log were removed."""
+    key_id: int | None = None
+    """The key that submitted it; None if no key did, and for older jobs, whose key was not recorded."""
     logprobs: Logprobs = field(default=(), repr=False)
     """Of its first tokens; only of the market's own jobs."""
 

@@ -43,6 +43,7 @@ class WebhookEvent(StrEnum):
     DISPUTE_OPENED = "dispute.opened"
     DISPUTE_DECIDED = "dispute.decided"
     KEY_RECOVERY_STARTED = "key.recovery_started"
+    BUDGET_REACHED = "budget.reached"
 
 
 class DeliveryStatus(StrEnum):

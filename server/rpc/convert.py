@@ -325,11 +325,20 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         artifact_count=record.artifact_count if record.state in FINAL else 0,
         artifact_bytes=record.artifact_bytes if record.state in FINAL else 0,
         texts_removed_at=timestamp(record.texts_removed_ms),
+        key_id=record.key_id,
     )
     if record.failure_reason is not None:
         message.failure_reason = _FAILURES[record.failure_reason]
         message.failure_message = record.failure_message or ""
     return message
+
+
+def providers_job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
+    """A job as its provider sees it: whose it is would tell the market's own jobs from others."""
+    shown = job(record, prospect)
+    shown.ClearField("renter_id")
+    shown.ClearField("key_id")
+    return shown
 
 
 def canary(found: Canary) -> canaries_pb2.Canary:

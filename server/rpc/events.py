@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from dcp.v1 import webhooks_pb2 as pb
 
@@ -17,13 +17,17 @@ from server.rpc import convert
 from server.rpc.enums import enum_map
 from server.store.webhooks import Delivery
 
-Body: TypeAlias = pb.JobEvent | pb.BalanceLowEvent | pb.TestEvent | pb.DisputeEvent | pb.KeyRecoveryEvent
+Body: TypeAlias = (
+    pb.JobEvent
+    | pb.BalanceLowEvent
+    | pb.BudgetReachedEvent
+    | pb.TestEvent
+    | pb.DisputeEvent
+    | pb.KeyRecoveryEvent
+)
 _OF_DISPUTES = (WebhookEvent.DISPUTE_OPENED, WebhookEvent.DISPUTE_DECIDED)
 _TYPES = enum_map(WebhookEvent, pb.WebhookEvent)
-_WRITERS = {
-    each.DESCRIPTOR: message_writer(each.DESCRIPTOR)
-    for each in (pb.JobEvent, pb.BalanceLowEvent, pb.TestEvent, pb.DisputeEvent, pb.KeyRecoveryEvent)
-}
+_WRITERS = {each.DESCRIPTOR: message_writer(each.DESCRIPTOR) for each in get_args(Body)}
 
 
 def body_text(event: Delivery) -> str:
@@ -42,10 +46,18 @@ def _body(event: Delivery) -> Body:
     if event.event is WebhookEvent.KEY_RECOVERY_STARTED:
         recovery = pb.KeyRecovery(ready_at=convert.timestamp(event.facts["ready_ms"]))
         return pb.KeyRecoveryEvent(id=id_, type=kind, created_at=at, data=recovery)
+    if event.event is WebhookEvent.BUDGET_REACHED:
+        return pb.BudgetReachedEvent(id=id_, type=kind, created_at=at, data=_reached_budget(event.facts))
     if event.event in _OF_DISPUTES:
         dispute = Dispute(**event.facts | {"state": DisputeState(event.facts["state"])})
         return pb.DisputeEvent(id=id_, type=kind, created_at=at, data=convert.dispute(dispute))
     return pb.JobEvent(id=id_, type=kind, created_at=at, data=_ended_job(event.facts))
+
+
+def _reached_budget(facts: dict[str, Any]) -> pb.ReachedBudget:
+    names = ("key_id", "budget", "budget_halala", "used_halala", "required_halala")
+    values = {name: facts[name] for name in names}
+    return pb.ReachedBudget(**values, resets_at=convert.timestamp(facts["ends_ms"]))
 
 
 def _ended_job(facts: dict[str, Any]) -> pb.EndedJob:

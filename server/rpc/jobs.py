@@ -6,8 +6,7 @@ from dcp.v1 import jobs_pb2 as pb
 from dcp.v1 import jobs_pb2_grpc
 
 from server.domain.errors import invalid_field
-from server.domain.jobs import FINAL, Job, JobState
-from server.domain.queue import Prospect
+from server.domain.jobs import FINAL, JobState
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
@@ -24,7 +23,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         if convert.job_type(request.job_type) is None:
             raise invalid_field("job_type", "is not a job type that this server knows")
-        job = await self._jobs.submit(caller().id, convert.job_request(request))
+        job = await self._jobs.submit(caller().id, convert.job_request(request), caller().key_id)
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
     async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Context) -> pb.ListOwnJobsResponse:
@@ -36,12 +35,12 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.ListProviderJobsResponse:
         found, more = await self._jobs.of_provider(caller().id, *_page(request))
         return pb.ListProviderJobsResponse(
-            jobs=[_without_renter(job) for job in found], next_before_job_id=more
+            jobs=[convert.providers_job(job) for job in found], next_before_job_id=more
         )
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._jobs.get(caller(), request.job_id)
-        show = _without_renter if caller().role == PROVIDER else convert.job
+        show = convert.providers_job if caller().role == PROVIDER else convert.job
         answer = pb.GetJobResponse(job=show(job, await self._jobs.prospect(job)))
         if dispute := await self._jobs.dispute(job):
             answer.job.dispute.CopyFrom(convert.dispute(dispute))
@@ -70,13 +69,6 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
-
-
-def _without_renter(job: Job, prospect: Prospect = convert.NOTHING_KNOWN) -> pb.Job:
-    """A job as its provider sees it: whose it is would tell the market's own jobs from others."""
-    shown = convert.job(job, prospect)
-    shown.ClearField("renter_id")
-    return shown
 
 
 def _page(

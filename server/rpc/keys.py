@@ -7,8 +7,10 @@ from typing import Any
 from dcp.v1 import keys_pb2 as pb
 from dcp.v1 import keys_pb2_grpc, options_pb2
 
+from server.domain.budgets import FIELDS, KeyLimits, Period
 from server.domain.errors import invalid_field
 from server.domain.keys import Scope
+from server.domain.money import micros, whole_halala
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
@@ -18,6 +20,7 @@ from server.store.keys import KeyRow
 
 _SCOPES = member_map(Scope, options_pb2.Scope)
 _NUMBERS = enum_map(Scope, options_pb2.Scope)
+_USED = {Period.DAY: "used_today", Period.MONTH: "used_this_month", Period.TOTAL: "used_in_total"}
 
 
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
@@ -26,7 +29,11 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
         row, secret = await self._ring.create(
-            caller().id, request.name.strip(), _scopes(request.scopes), request.expires_in_seconds or None
+            caller().id,
+            request.name.strip(),
+            _scopes(request.scopes),
+            request.expires_in_seconds or None,
+            _limits(request),
         )
         return pb.CreateKeyResponse(success=True, key=key(row), api_key=secret)
 
@@ -38,6 +45,12 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         return pb.RevokeKeyResponse(
             success=True, key=key(await self._ring.revoke(caller().id, request.key_id))
         )
+
+    async def SetKeyLimits(
+        self, request: pb.SetKeyLimitsRequest, context: Context
+    ) -> pb.SetKeyLimitsResponse:
+        row = await self._ring.limit(caller().id, request.key_id, _limits(request))
+        return pb.SetKeyLimitsResponse(success=True, key=key(row))
 
     async def RotateRenterKey(
         self, request: pb.RotateRenterKeyRequest, context: Context
@@ -70,9 +83,19 @@ def _scopes(numbers: Any) -> frozenset[Scope]:
         raise invalid_field("scopes", f"must be some of: {', '.join(Scope)}") from None
 
 
+def _limits(request: pb.CreateKeyRequest | pb.SetKeyLimitsRequest) -> KeyLimits:
+    amounts = {period: micros(getattr(request, name)) for period, name in FIELDS.items()}
+    return KeyLimits(
+        {period: amount for period, amount in amounts.items() if amount},
+        tuple(dict.fromkeys(name.strip() for name in request.allowed_models)),
+        tuple(dict.fromkeys(request.allowed_providers)),
+    )
+
+
 def key(row: KeyRow) -> pb.Key:
     """A key as its owner sees it."""
-    return pb.Key(
+    budgets = {FIELDS[period]: whole_halala(amount) for period, amount in row.limits.budgets.items()}
+    shown = pb.Key(
         id=row.id,
         name=row.name,
         scopes=[_NUMBERS[scope] for scope in Scope if scope in (row.scopes or ())],
@@ -82,4 +105,8 @@ def key(row: KeyRow) -> pb.Key:
         last_used_at=convert.timestamp(row.last_used_ms),
         revoked_at=convert.timestamp(row.revoked_ms),
         main=row.scopes is None,
+        allowed_models=row.limits.models,
+        allowed_providers=row.limits.providers,
+        **budgets,
     )
+    return convert.with_money(shown, **{_USED[period]: amount for period, amount in row.used.items()})

@@ -88,7 +88,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 stored_bytes_limit=profile.stored_bytes_limit or None,
                 email_verified=row.email_verified_ms is not None,
             ),
-            recent_jobs=[convert.job(job) for job in profile.recent_jobs],
+            recent_jobs=[convert.providers_job(job) for job in profile.recent_jobs],
         )
 
     async def PauseOwnProvider(

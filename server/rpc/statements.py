@@ -6,16 +6,19 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
 
+from server.domain.errors import invalid_field
 from server.domain.ledger import TransferKind
 from server.domain.money import whole_halala, whole_or_none
 from server.domain.statements import JobMoney, Line
+from server.domain.usage import Selection, UsageGroup, UsageRow, read_position, select, write_position
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.enums import enum_map
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
@@ -41,8 +44,19 @@ _CSV_NAMES = (
     "charged_micro_halala",
 )
 
+_USAGE_NUMBERS = (
+    "jobs",
+    "input_tokens",
+    "output_tokens",
+    "billed_seconds",
+    "charged_halala",
+    "charged_micro_halala",
+)
+_USAGE_NAMES = ("date", "key_id", "key_name", "model", *_USAGE_NUMBERS)
+
 _KINDS = enum_map(TransferKind, pb.TransferKind)
-Cell = str | int | None
+_GROUPS = member_map(UsageGroup, pb.UsageGroup)
+Cell = str | int | float | None
 
 
 class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
@@ -83,6 +97,35 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             by_job_type=_by_name(whole),
         )
         return convert.with_money(response, spent=whole.total_micros)
+
+    async def GetOwnUsage(self, request: pb.GetOwnUsageRequest, context: Context) -> pb.GetOwnUsageResponse:
+        selection = self._selection(request)
+        after = read_position(request.after, selection.groups)
+        rows, next_ = await self._statements.usage(caller().id, selection, after, request.page_size)
+        return pb.GetOwnUsageResponse(
+            rows=[usage_row(row, selection.groups) for row in rows],
+            next_after=write_position(next_) if next_ is not None else None,
+        )
+
+    async def GetOwnUsageCsv(
+        self, request: pb.GetOwnUsageCsvRequest, context: Context
+    ) -> pb.GetOwnUsageCsvResponse:
+        selection = self._selection(request)
+
+        def write(rows: list[UsageRow]) -> str:
+            shown = (usage_row(row, selection.groups) for row in rows)
+            return csv_text(_USAGE_NAMES, (_usage_cells(row) for row in shown))
+
+        text = await self._statements.usage_file(caller().id, selection, request.max_lines, write)
+        return pb.GetOwnUsageCsvResponse(csv=text)
+
+    def _selection(self, request: pb.GetOwnUsageRequest | pb.GetOwnUsageCsvRequest) -> Selection:
+        try:
+            groups = [_GROUPS[number] for number in request.group_by]
+        except KeyError:
+            raise invalid_field("group_by", f"must be some of: {', '.join(UsageGroup)}") from None
+        first, last = _day(getattr(request, "from")), _day(request.to)
+        return select(first, last, groups, self._statements.today())
 
     async def GetOwnEarnings(
         self, request: pb.GetOwnEarningsRequest, context: Context
@@ -126,6 +169,22 @@ def line(row: Line) -> pb.LedgerLine:
     )
 
 
+def usage_row(row: UsageRow, groups: Sequence[UsageGroup]) -> pb.UsageRow:
+    """A row of usage as its renter sees it."""
+    by: dict[UsageGroup, Any] = dict(zip(groups, row.position, strict=True))
+    shown = pb.UsageRow(
+        date=_date(by[UsageGroup.DAY]) if UsageGroup.DAY in by else None,
+        key_id=by.get(UsageGroup.KEY) or None,
+        key_name=row.key_name,
+        model=by.get(UsageGroup.MODEL) or None,
+        jobs=row.jobs,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        billed_seconds=row.billed_ms / 1000,
+    )
+    return convert.with_money(shown, charged=row.charge_micros)
+
+
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     """A CSV file (RFC 4180) that begins with a byte order mark.
 
@@ -159,6 +218,15 @@ def _cells(row: Line) -> list[Cell]:
         row.balance_micros,
         row.charged_micros,
     ]
+
+
+def _usage_cells(row: pb.UsageRow) -> list[Cell]:
+    values = {field.name: value for field, value in row.ListFields()}
+    return [values.get(name, 0 if name in _USAGE_NUMBERS else None) for name in _USAGE_NAMES]
+
+
+def _day(text: str) -> int | None:
+    return (date.fromisoformat(text) - _FIRST_DAY).days if text else None
 
 
 def _date(day: int) -> str:

@@ -13,6 +13,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from dcp.v1 import options_pb2
@@ -340,6 +341,16 @@ def _time_of_day(last: int, value: str, name: str) -> None:
         raise invalid_field(name, f"must be a time of day such as 08:00, from 00:00 to {time_of_day(last)}")
 
 
+def _date(value: str, name: str) -> None:
+    # An empty text is the same as leaving the field out; other forms of ISO 8601 are not allowed.
+    try:
+        is_date = not value or date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        is_date = False
+    if not is_date:
+        raise invalid_field(name, "must be a date such as 2026-01-31")
+
+
 def _file_name(value: str, name: str) -> None:
     if _FILE_NAME.fullmatch(value) is None:
         rule = (
@@ -383,6 +394,7 @@ _FORMATS: Mapping[int, Check] = {
     options_pb2.FORMAT_FILE_NAME: _file_name,
     options_pb2.FORMAT_VARIABLE_NAME: _variable_name,
     options_pb2.FORMAT_TIMEZONE: _timezone,
+    options_pb2.FORMAT_DATE: _date,
     options_pb2.FORMAT_TIME_OF_DAY: functools.partial(_time_of_day, DAY_MINUTES - 1),
     options_pb2.FORMAT_END_OF_HOURS: functools.partial(_time_of_day, DAY_MINUTES),
 }

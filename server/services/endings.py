@@ -45,7 +45,7 @@ from server.domain.money import text
 from server.domain.pricing import TimePrice
 from server.domain.reports import Facts, believe, given_back, is_charged
 from server.services import outbox
-from server.store import artifacts, jobs, leases, ledger, providers
+from server.store import artifacts, budgets, jobs, leases, ledger, providers
 
 log = logging.getLogger(__name__)
 
@@ -388,14 +388,17 @@ def settle(
     )
     if not ended:
         return False
-    has_webhook = ledger.resolve_hold(job.job_id, bill.charge_micros, now_ms)
     parties = (job.renter_id, job.provider_id, job.job_id, job.job_type)
+    # The accounts are locked first: whether the key has budgets cannot change from then on.
     ledger.apply(rules.settlement(bill, *parties, matures=matures), now_ms)
+    resolved = ledger.resolve_hold(job.job_id, bill.charge_micros, now_ms)
     _settle_artifacts(job, failure_reason, now_ms)
-    if has_webhook:
+    if resolved.has_webhook:
         outbox.job_ended(
             job, event, bill, now_ms, failure_reason=failure_reason, failure_message=failure_message
         )
+    if resolved.has_budget and job.key_id is not None and bill.refund_micros:
+        budgets.give_back(job.key_id, bill.refund_micros, job.created_ms)
     log.info(
         "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%s",
         job.job_id,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
+from server.domain.budgets import NO_LIMITS, BudgetReachedError, KeyLimits, check_allowed, check_budgets
 from server.domain.disputes import Dispute
 from server.domain.errors import DomainError, Reason
 from server.domain.gpu_models import asked
@@ -46,7 +47,18 @@ from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
-from server.store import disputes, jobs, leases, ledger, prices, providers, storage, terms
+from server.store import (
+    budgets,
+    disputes,
+    jobs,
+    keys,
+    leases,
+    ledger,
+    prices,
+    providers,
+    storage,
+    terms,
+)
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -97,17 +109,24 @@ class Jobs:
         self._storage_limits = storage_limits
         self._supply = Supply(fleet, clock)
 
-    async def submit(self, renter_id: int, request: JobRequest) -> Job:
+    async def submit(self, renter_id: int, request: JobRequest, key_id: int | None = None) -> Job:
         """Holds the maximum cost, stores the job and leases it to a free provider, in one transaction.
 
-        Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, EMAIL_NOT_VERIFIED, PROVIDER_NOT_FOUND,
-        PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IMAGE_NOT_ALLOWED, IDEMPOTENCY_CLASH,
-        RATE_LIMITED, RENTER_STORAGE_FULL.
+        ``key_id`` is the key that submits it. Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED,
+        EMAIL_NOT_VERIFIED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED,
+        IMAGE_NOT_ALLOWED, IDEMPOTENCY_CLASH, RATE_LIMITED, RENTER_STORAGE_FULL, MODEL_NOT_ALLOWED,
+        PROVIDER_NOT_ALLOWED, BUDGET_REACHED.
         """
         if request.provider_id is None and request.unasked is None:
             request = replace(request, unasked=self._draw())
         provider_id = request.provider_id or await self._place(request)
-        job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
+        try:
+            job, offers = await self._database.run(
+                lambda: self._submit(renter_id, request, provider_id, key_id)
+            )
+        except BudgetReachedError as reached:
+            await self._report(renter_id, reached)
+            raise
         self._dispatch.deliver(offers)
         if provider_id is None:
             self._dispatch.left_queued += 1
@@ -255,8 +274,18 @@ class Jobs:
             await self._dispatch.fill(provider_id)
         return job
 
+    async def _report(self, renter_id: int, reached: BudgetReachedError) -> None:
+        """Adds the event about a budget, which the refused submit could not: it changes nothing."""
+
+        def report() -> None:
+            present(renter_id)
+            outbox.budget_reached(renter_id, reached, ms(self._clock))
+
+        if not reached.is_reported:
+            await self._database.run(report)
+
     def _submit(
-        self, renter_id: int, request: JobRequest, provider_id: int | None
+        self, renter_id: int, request: JobRequest, provider_id: int | None, key_id: int | None
     ) -> tuple[Job, list[Offer]]:
         renter = present(renter_id)
         if renter.state is AccountState.SUSPENDED:
@@ -283,7 +312,7 @@ class Jobs:
             request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
         hold = reserved.hold_micros
         job_id = f"job-{secrets.token_hex(12)}"
-        job, size_bytes = jobs.insert(
+        job, size_bytes, is_limited = jobs.insert(
             job_id,
             renter_id,
             request,
@@ -291,11 +320,15 @@ class Jobs:
             hold_micros=hold,
             limit_ms=reserved.limit_ms,
             now_ms=now_ms,
+            key_id=key_id,
         )
+        limits = _allowing(job) if is_limited else NO_LIMITS
         kept_bytes = storage.add_request(renter_id, size_bytes)
         self._storage_limits.check_renter(kept_bytes - size_bytes, size_bytes)
         if ledger.open_hold(job_id, renter_id, request.job_type, hold, now_ms):
             outbox.wallet_changed(renter_id, now_ms)
+        if limits.budgets:
+            _reserve(job, limits)
         offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
         job = _as_offered(job, offers)
         log.info("submitted job_id=%s state=%s hold_halala=%s", job_id, job.state, text(hold))
@@ -341,6 +374,21 @@ class Jobs:
         if operator is not None:
             operator.note("job.cancel", job_id, _audit_facts(job), _audit_facts(after), now_ms)
         return after, None if job.state is JobState.QUEUED else job.provider_id
+
+
+def _allowing(job: Job) -> KeyLimits:
+    """The limits of the key of a new job. Raises MODEL_NOT_ALLOWED, PROVIDER_NOT_ALLOWED."""
+    assert job.key_id is not None
+    limits = keys.limits(job.key_id)
+    check_allowed(limits, job.model, job.named_provider_id)
+    return limits
+
+
+def _reserve(job: Job, limits: KeyLimits) -> None:
+    """Counts the hold of a new job against the budgets of its key. Raises BUDGET_REACHED."""
+    assert job.key_id is not None
+    used, reported = budgets.reserve(job.key_id, job.hold_micros, job.created_ms)
+    check_budgets(job.key_id, limits, used, job.hold_micros, job.created_ms, reported)
 
 
 def _as_offered(job: Job, offers: list[Offer]) -> Job:

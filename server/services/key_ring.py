@@ -6,15 +6,19 @@ server.services.keys identifies the owner of a presented key.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from common.nearest import did_you_mean
 from server.clock import Clock, ms
+from server.domain import ledger as rules
+from server.domain.budgets import NO_LIMITS, KeyLimits
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS, Scope
 from server.services.keys import RENTER, Credentials, issue
 from server.services.pages import Page, read_page
 from server.services.renters import present
-from server.store import keys
+from server.store import budgets, keys, ledger, providers
 from server.store.database import Database
 from server.store.keys import KeyRow
 
@@ -38,11 +42,16 @@ class KeyRing:
         self._known = known
 
     async def create(
-        self, renter_id: int, name: str, scopes: frozenset[Scope], expires_in_seconds: int | None
+        self,
+        renter_id: int,
+        name: str,
+        scopes: frozenset[Scope],
+        expires_in_seconds: int | None,
+        limits: KeyLimits = NO_LIMITS,
     ) -> tuple[KeyRow, str]:
         """A new sub-key's row, and the key itself, which is shown only once.
 
-        Raises TOO_MANY_KEYS, RENTER_DELETED.
+        Raises TOO_MANY_KEYS, RENTER_DELETED, MODEL_NOT_FOUND, PROVIDER_NOT_FOUND.
         """
         now_ms = ms(self._clock)
         expires_ms = now_ms + expires_in_seconds * 1000 if expires_in_seconds else None
@@ -53,18 +62,51 @@ class KeyRing:
                 raise _too_many(
                     f"this account has {MAX_SUB_KEYS} active sub-keys, the most allowed; revoke one first"
                 )
-            key = issue(RENTER, renter_id, now_ms, name=name, scopes=scopes, expires_ms=expires_ms)
-            return keys.of_owner(RENTER, renter_id, None, 1)[0], key
+            _check_known(limits)
+            key = issue(
+                RENTER, renter_id, now_ms, name=name, scopes=scopes, expires_ms=expires_ms, limits=limits
+            )
+            return _with_use(keys.of_owner(RENTER, renter_id, None, 1), now_ms)[0], key
 
         row, key = await self._database.run(create)
         log.info("created a sub-key renter_id=%d key_id=%d", renter_id, row.id)
         return row, key
 
     async def own(self, renter_id: int, before_id: int | None, limit: int) -> Page[KeyRow]:
-        """One page of a renter's keys, newest first."""
-        return await self._database.read(
-            lambda: read_page(keys.of_owner, RENTER, renter_id, before_id, limit=limit)
-        )
+        """One page of a renter's keys, newest first, with what they use of their budgets."""
+        now_ms = ms(self._clock)
+
+        def read(*page: Any) -> list[KeyRow]:
+            return _with_use(keys.of_owner(RENTER, *page), now_ms)
+
+        return await self._database.read(lambda: read_page(read, renter_id, before_id, limit=limit))
+
+    async def limit(self, renter_id: int, key_id: int, limits: KeyLimits) -> KeyRow:
+        """Replaces the limits of a sub-key, which hold for the next submit at any server.
+
+        Raises KEY_NOT_FOUND, WRONG_STATE for a main key and one that is no longer valid, RENTER_DELETED,
+        MODEL_NOT_FOUND, PROVIDER_NOT_FOUND.
+        """
+        now_ms = ms(self._clock)
+
+        def limit() -> KeyRow:
+            present(renter_id)
+            found = _existing(renter_id, key_id)
+            _refuse_unlimitable(found, now_ms)
+            _check_known(limits)
+            # No job of the account ends meanwhile, so what the key uses cannot change while it is counted.
+            ledger.lock([rules.renter(renter_id), rules.held(renter_id)])
+            keys.set_limits(key_id, limits)
+            if not limits.budgets:
+                budgets.forget(key_id)
+            elif not found.limits.budgets:
+                budgets.begin(key_id, renter_id, now_ms)
+            budgets.forget_reports(key_id)
+            return _with_use([_existing(renter_id, key_id)], now_ms)[0]
+
+        row = await self._database.run(limit)
+        log.info("limited a key renter_id=%d key_id=%d", renter_id, key_id)
+        return row
 
     async def revoke(self, renter_id: int, key_id: int) -> KeyRow:
         """Revokes a renter's key: on this server at once, on others within ``CACHE_SECONDS``.
@@ -74,13 +116,7 @@ class KeyRing:
         now_ms = ms(self._clock)
 
         def revoke() -> tuple[KeyRow, bytes]:
-            found = keys.get(RENTER, renter_id, key_id)
-            if found is None:
-                raise DomainError(
-                    Reason.KEY_NOT_FOUND,
-                    f"key_id: this account has no key {key_id}; list its keys",
-                    field="key_id",
-                )
+            found = _existing(renter_id, key_id)
             if found.scopes is None and found.expires_ms is None:
                 raise DomainError(
                     Reason.WRONG_STATE,
@@ -88,9 +124,7 @@ class KeyRing:
                     status="main",
                 )
             sha256 = keys.revoke(key_id, now_ms)
-            after = keys.get(RENTER, renter_id, key_id)
-            assert after is not None
-            return after, sha256
+            return _existing(renter_id, key_id), sha256
 
         after, sha256 = await self._database.run(revoke)
         self._known.forget(sha256)
@@ -121,6 +155,60 @@ class KeyRing:
             self._known.forget(sha256)
         log.info("rotated a main key role=%s owner_id=%d grace_seconds=%d", role, owner_id, grace_seconds)
         return Rotation(key, expires_ms)
+
+
+def _existing(renter_id: int, key_id: int) -> KeyRow:
+    found = keys.get(RENTER, renter_id, key_id)
+    if found is None:
+        raise DomainError(
+            Reason.KEY_NOT_FOUND, f"key_id: this account has no key {key_id}; list its keys", field="key_id"
+        )
+    return found
+
+
+def _refuse_unlimitable(found: KeyRow, now_ms: int) -> None:
+    """Raises WRONG_STATE for a key that cannot have limits."""
+    if found.scopes is None:
+        raise DomainError(
+            Reason.WRONG_STATE,
+            "this is a main key, which has no limits; create a sub-key with limits, and use that one",
+            status="main",
+        )
+    for status, at_ms in (("revoked", found.revoked_ms), ("expired", found.expires_ms)):
+        if at_ms is not None and at_ms <= now_ms:
+            raise DomainError(
+                Reason.WRONG_STATE,
+                f"this key is {status}, so it accepts no jobs; create a new one with these limits",
+                status=status,
+            )
+
+
+def _check_known(limits: KeyLimits) -> None:
+    """Raises MODEL_NOT_FOUND or PROVIDER_NOT_FOUND for a name or an id that is probably misspelt."""
+    served = providers.served_models() if limits.models else set()
+    for model in limits.models:
+        if model not in served:
+            meant = did_you_mean(model, served, "see the models at /api/renters/available-providers")
+            raise DomainError(
+                Reason.MODEL_NOT_FOUND,
+                f"allowed_models: no provider has reported {model!r}; {meant}",
+                field="allowed_models",
+            )
+    if unknown := set(limits.providers).difference(providers.existing_ids(limits.providers)):
+        ids = ", ".join(map(str, sorted(unknown)))
+        raise DomainError(
+            Reason.PROVIDER_NOT_FOUND,
+            f"allowed_providers: no provider has the id {ids}; see /api/renters/available-providers",
+            field="allowed_providers",
+        )
+
+
+def _with_use(rows: list[KeyRow], now_ms: int) -> list[KeyRow]:
+    """The keys, with what those of them that have budgets use."""
+    if not (with_budgets := [row.id for row in rows if row.limits.budgets]):
+        return rows
+    used = budgets.used(with_budgets, now_ms)
+    return [replace(row, used=used.get(row.id, {})) for row in rows]
 
 
 def _too_many(message: str) -> DomainError:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
+from server.domain.budgets import NO_LIMITS, KeyLimits
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
 from server.services.each import raise_if_all, together
@@ -47,10 +48,21 @@ def issue(
     name: str = "",
     scopes: frozenset[Scope] | None = None,
     expires_ms: int | None = None,
+    limits: KeyLimits = NO_LIMITS,
 ) -> str:
     """Creates a key of 256 random bits and stores its digest. The key itself is stored nowhere."""
     key = f"dcp-{role}-{secrets.token_urlsafe(32)}"
-    keys.add(role, owner_id, digest(key), key[-4:], now_ms, name=name, scopes=scopes, expires_ms=expires_ms)
+    keys.add(
+        role,
+        owner_id,
+        digest(key),
+        key[-4:],
+        now_ms,
+        name=name,
+        scopes=scopes,
+        expires_ms=expires_ms,
+        limits=limits,
+    )
     return key
 
 

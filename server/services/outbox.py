@@ -11,11 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 from server.domain import ledger as rules
+from server.domain.budgets import BudgetReachedError, end_ms
 from server.domain.disputes import Dispute
 from server.domain.jobs import Bill, FailureReason, Job, JobEvent
 from server.domain.money import micros, whole_halala
 from server.domain.webhooks import WebhookEvent
-from server.store import ledger, webhooks
+from server.store import budgets, keys, ledger, webhooks
 from server.store.webhooks import Webhook
 
 _ENDS = {
@@ -69,6 +70,19 @@ def wallet_changed(renter_id: int, now_ms: int) -> None:
     if is_low:
         facts = {"balance_halala": whole_halala(balance), "balance_low_halala": webhook.balance_low_halala}
         add(webhook, WebhookEvent.BALANCE_LOW, facts, now_ms)
+
+
+def budget_reached(renter_id: int, reached: BudgetReachedError, now_ms: int) -> None:
+    """Adds an event that a submit was refused: one for each budget and its day or month.
+
+    The caller has locked the renter, so that the key's budgets stay as they are.
+    """
+    webhook = webhooks.lock(renter_id)
+    if webhook is None or reached.period not in keys.limits(reached.key_id).budgets:
+        return
+    if budgets.note_reported(reached.key_id, reached.period, reached.at_ms):
+        facts = {"key_id": reached.key_id, "ends_ms": end_ms(reached.period, reached.at_ms), **reached.facts}
+        add(webhook, WebhookEvent.BUDGET_REACHED, facts, now_ms)
 
 
 def dispute_changed(dispute: Dispute, event: WebhookEvent, now_ms: int) -> None:

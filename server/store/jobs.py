@@ -31,6 +31,7 @@ from server.domain.placement import Wants
 from server.domain.pricing import Price
 from server.store import models as db
 from server.store import states
+from server.store.keys import IS_LIMITED
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
 
 _get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
@@ -115,9 +116,11 @@ _insert = PreparedRows(
             "created_ms",
             "idempotency_key",
             "request_digest",
+            "key_id",
             state=states.first(JOB_TRANSITIONS, JobEvent.SUBMIT),
         )
-    ).returning(*db.Job._meta.sorted_fields),
+    ).returning(*db.Job._meta.sorted_fields, IS_LIMITED),
+    is_limited=IS_LIMITED,
 )
 _finish = PreparedQuery(
     lambda: db.Job.update(
@@ -173,8 +176,12 @@ def insert(
     hold_micros: int,
     limit_ms: int,
     now_ms: int,
-) -> tuple[Job, int]:
-    """Inserts a new job in the first state of JOB_TRANSITIONS; returns it and its request's bytes."""
+    key_id: int | None = None,
+) -> tuple[Job, int, bool]:
+    """Inserts a new job in the first state of JOB_TRANSITIONS.
+
+    Returns it, its request's bytes, and whether the key that submitted it has limits.
+    """
     spec = json.dumps(request.spec, ensure_ascii=False)
     row = _insert.one(
         job_id=job_id,
@@ -201,8 +208,9 @@ def insert(
         created_ms=now_ms,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
+        key_id=key_id,
     )
-    return job_of(row), len(spec.encode())
+    return job_of(row), len(spec.encode()), bool(row.is_limited)
 
 
 def get(job_id: str) -> Job | None:
@@ -442,6 +450,7 @@ def job_of(row: Any) -> Job:
         artifact_bytes=row.artifact_bytes,
         texts_removed_ms=row.texts_removed_ms,
         logprobs=tuple(map(tuple, json.loads(row.logprobs))) if row.logprobs else (),
+        key_id=row.key_id,
     )
 
 

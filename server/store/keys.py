@@ -5,10 +5,14 @@ Every function runs inside its caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import peewee as pw
+
+from server.domain.budgets import NO_LIMITS, KeyLimits, Period
 from server.domain.keys import Scope
 from server.domain.providers import AccountState
 from server.store.models import ApiKey, Provider, tuples
@@ -27,6 +31,9 @@ class KeyRow:
     expires_ms: int | None
     last_used_ms: int | None
     revoked_ms: int | None
+    limits: KeyLimits = NO_LIMITS
+    used: Mapping[Period, int] = field(default_factory=dict)
+    """What it uses of its budgets now, where the caller asked for it; in micros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,33 @@ _find_key = PreparedQuery(
         ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
     )
 )
+_BUDGETS = {
+    Period.DAY: ApiKey.day_budget_micros,
+    Period.MONTH: ApiKey.month_budget_micros,
+    Period.TOTAL: ApiKey.total_budget_micros,
+}
+_limits = PreparedQuery(
+    lambda: ApiKey.select(*_BUDGETS.values(), ApiKey.allowed_models, ApiKey.allowed_providers).where(
+        ApiKey.id == arg("id")
+    )
+)
+# Whether the key of a new job has any limit, for the statement that inserts the job.
+IS_LIMITED = pw.SQL(
+    "EXISTS (SELECT 1 FROM api_key WHERE api_key.id = job.key_id AND (api_key.day_budget_micros IS NOT NULL"
+    " OR api_key.month_budget_micros IS NOT NULL OR api_key.total_budget_micros IS NOT NULL"
+    " OR api_key.allowed_models <> '[]' OR api_key.allowed_providers <> '[]'))"
+)
+
+
+def limits(key_id: int) -> KeyLimits:
+    """The limits of a key; none if it was deleted."""
+    row = _limits.one(id=key_id)
+    return _limits_of(*row) if row is not None else NO_LIMITS
+
+
+def set_limits(key_id: int, limits: KeyLimits) -> None:
+    """Replaces the limits of a key."""
+    ApiKey.update(_columns(limits)).where(ApiKey.id == key_id).execute()
 
 
 def get(role: str, owner_id: int, key_id: int) -> KeyRow | None:
@@ -111,17 +145,21 @@ def add(
     name: str = "",
     scopes: frozenset[Scope] | None = None,
     expires_ms: int | None = None,
+    limits: KeyLimits = NO_LIMITS,
 ) -> None:
     """Inserts a key, as its digest and last 4 characters; without scopes it is a main key."""
     ApiKey.insert(
-        role=role,
-        owner_id=owner_id,
-        sha256=sha256,
-        last4=last4,
-        name=name,
-        scopes=None if scopes is None else " ".join(sorted(scopes)),
-        expires_ms=expires_ms,
-        created_ms=now_ms,
+        {
+            ApiKey.role: role,
+            ApiKey.owner_id: owner_id,
+            ApiKey.sha256: sha256,
+            ApiKey.last4: last4,
+            ApiKey.name: name,
+            ApiKey.scopes: None if scopes is None else " ".join(sorted(scopes)),
+            ApiKey.expires_ms: expires_ms,
+            ApiKey.created_ms: now_ms,
+            **_columns(limits),
+        }
     ).execute()
 
 
@@ -165,4 +203,25 @@ def _key(row: Any) -> KeyRow:
         row.expires_ms,
         row.last_used_ms,
         row.revoked_ms,
+        _limits_of(
+            row.day_budget_micros,
+            row.month_budget_micros,
+            row.total_budget_micros,
+            row.allowed_models,
+            row.allowed_providers,
+        ),
     )
+
+
+def _limits_of(*columns: Any) -> KeyLimits:
+    *amounts, models, providers = columns
+    budgets = {period: amount for period, amount in zip(_BUDGETS, amounts, strict=True) if amount is not None}
+    return KeyLimits(budgets, tuple(json.loads(models)), tuple(json.loads(providers)))
+
+
+def _columns(limits: KeyLimits) -> dict[Any, Any]:
+    return {
+        **{column: limits.budgets.get(period) for period, column in _BUDGETS.items()},
+        ApiKey.allowed_models: json.dumps(limits.models, ensure_ascii=False),
+        ApiKey.allowed_providers: json.dumps(limits.providers),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee as pw
 
@@ -16,6 +16,7 @@ from server.domain.ledger import AccountKind, HoldState, TransferKind
 from server.domain.money import MAX_BALANCE_MICROS, whole_halala
 from server.domain.pricing import PARTS
 from server.store import states
+from server.store.budgets import HAS_BUDGET
 from server.store.models import Account, Hold, TokenRemainder, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
 
@@ -111,7 +112,7 @@ _resolve_hold = PreparedQuery(
             }
         )
         .where(Hold.job_id == arg("job_id"), states.is_in(Hold.state, HoldState.OPEN))
-        .returning(_HAS_WEBHOOK)
+        .returning(_HAS_WEBHOOK, HAS_BUDGET)
     )
 )
 _open_holds = PreparedQuery(
@@ -127,6 +128,15 @@ _balances_of_owner = PreparedQuery(
         Account.owner_id == arg("owner_id"),
     )
 )
+
+
+class Resolved(NamedTuple):
+    """Who is concerned by the end of a hold."""
+
+    has_webhook: bool
+    """Whether its renter has a webhook."""
+    has_budget: bool
+    """Whether the key of its job has budgets."""
 
 
 def balance(account: ledger.Account) -> int:
@@ -262,18 +272,15 @@ def open_hold(job_id: str, renter_id: int, kind: JobType, amount_micros: int, no
     return bool(has_webhook)
 
 
-def resolve_hold(job_id: str, charge_micros: int, now_ms: int) -> bool:
-    """Posts a hold, or voids it if nothing is charged; returns whether the renter has a webhook.
-
-    Raises HOLD_ALREADY_RESOLVED if it is not open.
-    """
+def resolve_hold(job_id: str, charge_micros: int, now_ms: int) -> Resolved:
+    """Posts a hold, or voids it if nothing is charged. Raises HOLD_ALREADY_RESOLVED if it is not open."""
     state = HoldState.POSTED if charge_micros else HoldState.VOIDED
     resolved = _resolve_hold.one(
         state=states.stored(state), charge_micros=charge_micros, resolved_ms=now_ms, job_id=job_id
     )
     if resolved is None:
         raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
-    return bool(resolved[0])
+    return Resolved(*map(bool, resolved))
 
 
 def account_id(account: ledger.Account) -> int | None:

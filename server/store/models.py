@@ -114,9 +114,26 @@ class ApiKey(Table):
     expires_ms = pw.BigIntegerField(null=True)
     last_used_ms = pw.BigIntegerField(null=True)
     revoked_ms = pw.BigIntegerField(null=True)
+    day_budget_micros = pw.BigIntegerField(null=True)
+    month_budget_micros = pw.BigIntegerField(null=True)
+    total_budget_micros = pw.BigIntegerField(null=True)
+    allowed_models = pw.TextField(default="[]")
+    allowed_providers = pw.TextField(default="[]")
 
     class Meta:
         table_name = "api_key"
+
+
+class BudgetUse(Table):
+    key_id = pw.BigIntegerField()
+    period = pw.TextField()
+    start_day = pw.BigIntegerField()
+    used_micros = pw.BigIntegerField()
+    is_reported = pw.BooleanField(default=False)
+
+    class Meta:
+        table_name = "budget_use"
+        primary_key = pw.CompositeKey("key_id", "period", "start_day")
 
 
 class Account(Table):
@@ -234,6 +251,7 @@ class Job(Table):
     image = pw.TextField(null=True)
     architecture = pw.TextField(null=True)
     unasked = pw.TextField(null=True)
+    key_id = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "job"

@@ -31,7 +31,7 @@ from server.domain.proof import (
 )
 from server.domain.providers import AccountState
 from server.domain.withdrawals import OPEN as OPEN_WITHDRAWALS
-from server.store import disputes, ledger, payouts, renters, states, withdrawals
+from server.store import budgets, disputes, ledger, payouts, renters, states, withdrawals
 from server.store import models as db
 from server.store.models import tuples
 
@@ -106,7 +106,7 @@ def replay(progress: Callable[[int], None] = lambda _: None) -> Proof:
     """Replays every row and verifies every checkpoint. ``progress`` gets the number of transfers so far."""
     accounts = _accounts()
     sums = proof.replay(_transfers(accounts, 0, progress), _checkpoints(accounts))
-    sums.wrong += [*disputes.of_no_charge(), *_wrong_cursors(), *_wrong_charges()]
+    sums.wrong += [*disputes.of_no_charge(), *_wrong_cursors(), *_wrong_charges(), *budgets.wrong()]
     requests, contested = withdrawals.all_requests(), disputes.all_disputes()
     own = renters.of_market()
     found = proof.prove(sums, _balances(), _all_holds(), requests, _deleted(), contested, own)

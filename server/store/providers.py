@@ -210,6 +210,17 @@ def has_gpu(gpu_model: str) -> bool:
     return query.limit(1).scalar() is not None
 
 
+def served_models() -> set[str]:
+    """The names of all models that providers have reported, live or not."""
+    return {name for (name,) in tuples(ProviderModel.select(ProviderModel.name).distinct())}
+
+
+def existing_ids(provider_ids: Sequence[int]) -> list[int]:
+    """Those of these ids that providers have."""
+    query = Provider.select(Provider.id).where(Provider.id.in_(list(provider_ids)))
+    return [int(provider_id) for (provider_id,) in tuples(query)] if provider_ids else []
+
+
 def rename_gpus() -> None:
     """Brings stored names into the catalogue's form: the catalogue may have grown since they were written."""
     for (name,) in list(tuples(Provider.select(Provider.gpu_model).distinct())):

@@ -82,6 +82,17 @@ async def whole_renter(market: Market) -> Any:
         await market.webhook_service.SetWebhook(webhook, metadata=renter.metadata)
         provider = await market.provider()
         daemon = await market.daemon(provider, job_types=[LLM, CONTAINER])
+        await market.key_service.SetKeyLimits(
+            keys_pb2.SetKeyLimitsRequest(
+                key_id=sub_key.key.id,
+                budget_halala_per_day=1,
+                budget_halala_per_month=1,
+                budget_halala_total=1,
+                allowed_models=[MODEL],
+                allowed_providers=[provider.id],
+            ),
+            metadata=renter.metadata,
+        )
         # Only containers leave files; at this rate they cost what an inference does.
         await market.sql(lambda: prices.change(prices.Kind.JOB_TYPE, "custom_container", per_minute(150), 0))
         needs = jobs_pb2.GpuRequirements(gpu_model=GPU_MODEL, min_vram_gb=0.5)

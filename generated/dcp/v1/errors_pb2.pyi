@@ -206,6 +206,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The code is wrong, was used, or is no longer valid."""
     ERROR_REASON_MAIL_OFF: _ErrorReason.ValueType  # 112
     """This marketplace sends no mail: ask its operator."""
+    ERROR_REASON_BUDGET_REACHED: _ErrorReason.ValueType  # 120
+    """The job would exceed a budget of the key; `budget` names it. Repeating the request helps only after
+    `retry_after_seconds`, if that is present.
+    """
+    ERROR_REASON_MODEL_NOT_ALLOWED: _ErrorReason.ValueType  # 121
+    """The key may use other models only; `error` names them."""
+    ERROR_REASON_PROVIDER_NOT_ALLOWED: _ErrorReason.ValueType  # 122
+    """The key may use other providers only, or the job names none; `error` names them."""
+    ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 123
+    """No provider has reported a model of this name; `error` names the closest one."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -386,6 +396,16 @@ ERROR_REASON_WRONG_CODE: ErrorReason.ValueType  # 111
 """The code is wrong, was used, or is no longer valid."""
 ERROR_REASON_MAIL_OFF: ErrorReason.ValueType  # 112
 """This marketplace sends no mail: ask its operator."""
+ERROR_REASON_BUDGET_REACHED: ErrorReason.ValueType  # 120
+"""The job would exceed a budget of the key; `budget` names it. Repeating the request helps only after
+`retry_after_seconds`, if that is present.
+"""
+ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 121
+"""The key may use other models only; `error` names them."""
+ERROR_REASON_PROVIDER_NOT_ALLOWED: ErrorReason.ValueType  # 122
+"""The key may use other providers only, or the job names none; `error` names them."""
+ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 123
+"""No provider has reported a model of this name; `error` names the closest one."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -438,6 +458,9 @@ class ErrorFacts(_message.Message):
     PARTIAL_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_FIELD_NUMBER: _builtins.int
+    USED_HALALA_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path in the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -478,6 +501,12 @@ class ErrorFacts(_message.Message):
     """How many bytes are kept for the account."""
     stored_bytes_limit: _builtins.int
     """How many bytes may be kept for the account."""
+    budget: _builtins.str
+    """The budget of the key that was reached: `day`, `month` or `total`."""
+    budget_halala: _builtins.int
+    """That budget, in halala."""
+    used_halala: _builtins.int
+    """What the key has spent and what its open jobs hold in that day or month, or in all, in halala."""
     def __init__(
         self,
         *,
@@ -499,15 +528,22 @@ class ErrorFacts(_message.Message):
         partial_bytes: _builtins.int | None = ...,
         stored_bytes: _builtins.int | None = ...,
         stored_bytes_limit: _builtins.int | None = ...,
+        budget: _builtins.str | None = ...,
+        budget_halala: _builtins.int | None = ...,
+        used_halala: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_budget", b"_budget", "_budget_halala", b"_budget_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "_used_halala", b"_used_halala", "advice", b"advice", "balance_halala", b"balance_halala", "budget", b"budget", "budget_halala", b"budget_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "used_halala", b"used_halala"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_budget", b"_budget", "_budget_halala", b"_budget_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "_used_halala", b"_used_halala", "advice", b"advice", "balance_halala", b"balance_halala", "budget", b"budget", "budget_halala", b"budget_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "used_halala", b"used_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
     _WhichOneofReturnType__balance_halala: _TypeAlias = _typing.Literal["balance_halala"]  # noqa: Y015
     _WhichOneofArgType__balance_halala: _TypeAlias = _typing.Literal["_balance_halala", b"_balance_halala"]  # noqa: Y015
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala: _TypeAlias = _typing.Literal["budget_halala"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala: _TypeAlias = _typing.Literal["_budget_halala", b"_budget_halala"]  # noqa: Y015
     _WhichOneofReturnType__charged_halala: _TypeAlias = _typing.Literal["charged_halala"]  # noqa: Y015
     _WhichOneofArgType__charged_halala: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala"]  # noqa: Y015
     _WhichOneofReturnType__field: _TypeAlias = _typing.Literal["field"]  # noqa: Y015
@@ -540,10 +576,16 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__stored_bytes: _TypeAlias = _typing.Literal["_stored_bytes", b"_stored_bytes"]  # noqa: Y015
     _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
     _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
+    _WhichOneofReturnType__used_halala: _TypeAlias = _typing.Literal["used_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_halala: _TypeAlias = _typing.Literal["_used_halala", b"_used_halala"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__advice) -> _WhichOneofReturnType__advice | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__balance_halala) -> _WhichOneofReturnType__balance_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala) -> _WhichOneofReturnType__budget_halala | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__charged_halala) -> _WhichOneofReturnType__charged_halala | None: ...
     @_typing.overload
@@ -576,6 +618,8 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes) -> _WhichOneofReturnType__stored_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes_limit) -> _WhichOneofReturnType__stored_bytes_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_halala) -> _WhichOneofReturnType__used_halala | None: ...
 
 Global___ErrorFacts: _TypeAlias = ErrorFacts  # noqa: Y015
 

@@ -1628,6 +1628,7 @@ class Job(_message.Message):
     TEXTS_REMOVED_AT_FIELD_NUMBER: _builtins.int
     DISPUTE_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id, `job-...`."""
     status: Global___JobState.ValueType
@@ -1672,6 +1673,10 @@ class Job(_message.Message):
     """The number of files that the job left in `/output` and that can be downloaded; 0 until the job has ended."""
     artifact_bytes: _builtins.int
     """The total size of these files, in bytes."""
+    key_id: _builtins.int
+    """The id of the key that submitted the job. Absent for providers, and for older jobs, whose
+    key was not recorded.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was submitted."""
@@ -1744,10 +1749,11 @@ class Job(_message.Message):
         texts_removed_at: _timestamp_pb2.Timestamp | None = ...,
         dispute: Global___Dispute | None = ...,
         price: Global___Price | None = ...,
+        key_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "dispute", b"dispute", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "price", b"price", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_key_id", b"_key_id", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "dispute", b"dispute", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "key_id", b"key_id", "model", b"model", "price", b"price", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "dispute", b"dispute", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "price", b"price", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_key_id", b"_key_id", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "dispute", b"dispute", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "key_id", b"key_id", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "price", b"price", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015
@@ -1755,6 +1761,8 @@ class Job(_message.Message):
     _WhichOneofArgType__failure_message: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message"]  # noqa: Y015
     _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
     _WhichOneofArgType__failure_reason: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason"]  # noqa: Y015
+    _WhichOneofReturnType__key_id: _TypeAlias = _typing.Literal["key_id"]  # noqa: Y015
+    _WhichOneofArgType__key_id: _TypeAlias = _typing.Literal["_key_id", b"_key_id"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
@@ -1767,6 +1775,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_message) -> _WhichOneofReturnType__failure_message | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_reason) -> _WhichOneofReturnType__failure_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_id) -> _WhichOneofReturnType__key_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload

@@ -35,6 +35,17 @@ class Key(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     MAIN_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_PER_DAY_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_PER_MONTH_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_TOTAL_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    ALLOWED_PROVIDERS_FIELD_NUMBER: _builtins.int
+    USED_TODAY_HALALA_FIELD_NUMBER: _builtins.int
+    USED_TODAY_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    USED_THIS_MONTH_HALALA_FIELD_NUMBER: _builtins.int
+    USED_THIS_MONTH_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    USED_IN_TOTAL_HALALA_FIELD_NUMBER: _builtins.int
+    USED_IN_TOTAL_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The key's id."""
     name: _builtins.str
@@ -43,6 +54,28 @@ class Key(_message.Message):
     """The last four characters of the key."""
     main: _builtins.bool
     """Whether it is a main key; false for a sub-key."""
+    budget_halala_per_day: _builtins.int
+    """What the jobs of the key may cost on one day (UTC), in halala: charges of ended jobs and holds of open ones.
+    Absent: no limit.
+    """
+    budget_halala_per_month: _builtins.int
+    """The same for a calendar month (UTC)."""
+    budget_halala_total: _builtins.int
+    """The same for all time."""
+    used_today_halala: _builtins.int
+    """What counts against the budget of today (UTC), in halala. Present if the key has budgets, as the next five
+    fields.
+    """
+    used_today_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    used_this_month_halala: _builtins.int
+    """What counts against the budget of this month (UTC), in halala."""
+    used_this_month_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    used_in_total_halala: _builtins.int
+    """What counts against the budget for all time, in halala."""
+    used_in_total_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_options_pb2.Scope.ValueType]:
         """The scopes of a sub-key. Empty for a main key, which can be used for everything."""
@@ -63,6 +96,14 @@ class Key(_message.Message):
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
         """When the key was revoked. Absent if it was not revoked."""
 
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models that the key may use. A job must then name one of them. Empty: any."""
+
+    @_builtins.property
+    def allowed_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids of the providers that the key may use. A job must then name one of them. Empty: any."""
+
     def __init__(
         self,
         *,
@@ -75,12 +116,58 @@ class Key(_message.Message):
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         main: _builtins.bool = ...,
+        budget_halala_per_day: _builtins.int | None = ...,
+        budget_halala_per_month: _builtins.int | None = ...,
+        budget_halala_total: _builtins.int | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_providers: _abc.Iterable[_builtins.int] | None = ...,
+        used_today_halala: _builtins.int | None = ...,
+        used_today_micro_halala: _builtins.int | None = ...,
+        used_this_month_halala: _builtins.int | None = ...,
+        used_this_month_micro_halala: _builtins.int | None = ...,
+        used_in_total_halala: _builtins.int | None = ...,
+        used_in_total_micro_halala: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day", "_budget_halala_per_month", b"_budget_halala_per_month", "_budget_halala_total", b"_budget_halala_total", "_used_in_total_halala", b"_used_in_total_halala", "_used_in_total_micro_halala", b"_used_in_total_micro_halala", "_used_this_month_halala", b"_used_this_month_halala", "_used_this_month_micro_halala", b"_used_this_month_micro_halala", "_used_today_halala", b"_used_today_halala", "_used_today_micro_halala", b"_used_today_micro_halala", "budget_halala_per_day", b"budget_halala_per_day", "budget_halala_per_month", b"budget_halala_per_month", "budget_halala_total", b"budget_halala_total", "created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at", "used_in_total_halala", b"used_in_total_halala", "used_in_total_micro_halala", b"used_in_total_micro_halala", "used_this_month_halala", b"used_this_month_halala", "used_this_month_micro_halala", b"used_this_month_micro_halala", "used_today_halala", b"used_today_halala", "used_today_micro_halala", b"used_today_micro_halala"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "last4", b"last4", "last_used_at", b"last_used_at", "main", b"main", "name", b"name", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day", "_budget_halala_per_month", b"_budget_halala_per_month", "_budget_halala_total", b"_budget_halala_total", "_used_in_total_halala", b"_used_in_total_halala", "_used_in_total_micro_halala", b"_used_in_total_micro_halala", "_used_this_month_halala", b"_used_this_month_halala", "_used_this_month_micro_halala", b"_used_this_month_micro_halala", "_used_today_halala", b"_used_today_halala", "_used_today_micro_halala", b"_used_today_micro_halala", "allowed_models", b"allowed_models", "allowed_providers", b"allowed_providers", "budget_halala_per_day", b"budget_halala_per_day", "budget_halala_per_month", b"budget_halala_per_month", "budget_halala_total", b"budget_halala_total", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "last4", b"last4", "last_used_at", b"last_used_at", "main", b"main", "name", b"name", "revoked_at", b"revoked_at", "scopes", b"scopes", "used_in_total_halala", b"used_in_total_halala", "used_in_total_micro_halala", b"used_in_total_micro_halala", "used_this_month_halala", b"used_this_month_halala", "used_this_month_micro_halala", b"used_this_month_micro_halala", "used_today_halala", b"used_today_halala", "used_today_micro_halala", b"used_today_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__budget_halala_per_day: _TypeAlias = _typing.Literal["budget_halala_per_day"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_per_day: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala_per_month: _TypeAlias = _typing.Literal["budget_halala_per_month"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_per_month: _TypeAlias = _typing.Literal["_budget_halala_per_month", b"_budget_halala_per_month"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala_total: _TypeAlias = _typing.Literal["budget_halala_total"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_total: _TypeAlias = _typing.Literal["_budget_halala_total", b"_budget_halala_total"]  # noqa: Y015
+    _WhichOneofReturnType__used_in_total_halala: _TypeAlias = _typing.Literal["used_in_total_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_in_total_halala: _TypeAlias = _typing.Literal["_used_in_total_halala", b"_used_in_total_halala"]  # noqa: Y015
+    _WhichOneofReturnType__used_in_total_micro_halala: _TypeAlias = _typing.Literal["used_in_total_micro_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_in_total_micro_halala: _TypeAlias = _typing.Literal["_used_in_total_micro_halala", b"_used_in_total_micro_halala"]  # noqa: Y015
+    _WhichOneofReturnType__used_this_month_halala: _TypeAlias = _typing.Literal["used_this_month_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_this_month_halala: _TypeAlias = _typing.Literal["_used_this_month_halala", b"_used_this_month_halala"]  # noqa: Y015
+    _WhichOneofReturnType__used_this_month_micro_halala: _TypeAlias = _typing.Literal["used_this_month_micro_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_this_month_micro_halala: _TypeAlias = _typing.Literal["_used_this_month_micro_halala", b"_used_this_month_micro_halala"]  # noqa: Y015
+    _WhichOneofReturnType__used_today_halala: _TypeAlias = _typing.Literal["used_today_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_today_halala: _TypeAlias = _typing.Literal["_used_today_halala", b"_used_today_halala"]  # noqa: Y015
+    _WhichOneofReturnType__used_today_micro_halala: _TypeAlias = _typing.Literal["used_today_micro_halala"]  # noqa: Y015
+    _WhichOneofArgType__used_today_micro_halala: _TypeAlias = _typing.Literal["_used_today_micro_halala", b"_used_today_micro_halala"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_per_day) -> _WhichOneofReturnType__budget_halala_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_per_month) -> _WhichOneofReturnType__budget_halala_per_month | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_total) -> _WhichOneofReturnType__budget_halala_total | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_in_total_halala) -> _WhichOneofReturnType__used_in_total_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_in_total_micro_halala) -> _WhichOneofReturnType__used_in_total_micro_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_this_month_halala) -> _WhichOneofReturnType__used_this_month_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_this_month_micro_halala) -> _WhichOneofReturnType__used_this_month_micro_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_today_halala) -> _WhichOneofReturnType__used_today_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_today_micro_halala) -> _WhichOneofReturnType__used_today_micro_halala | None: ...
 
 Global___Key: _TypeAlias = Key  # noqa: Y015
 
@@ -93,13 +180,34 @@ class CreateKeyRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_PER_DAY_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_PER_MONTH_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_TOTAL_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    ALLOWED_PROVIDERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name of the key, for its owner."""
     expires_in_seconds: _builtins.int
     """When the key expires, in seconds from now: from a minute to ten years. Default: never."""
+    budget_halala_per_day: _builtins.int
+    """What the jobs of the key may cost on one day (UTC), in halala: charges of ended jobs and holds of open ones.
+    Default: no limit.
+    """
+    budget_halala_per_month: _builtins.int
+    """The same for a calendar month (UTC)."""
+    budget_halala_total: _builtins.int
+    """The same for all time."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_options_pb2.Scope.ValueType]:
         """The scopes that the key can be used for; at least one."""
+
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models that the key may use. A job must then name one of them. Empty: any."""
+
+    @_builtins.property
+    def allowed_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids of the providers that the key may use. A job must then name one of them. Empty: any."""
 
     def __init__(
         self,
@@ -107,13 +215,31 @@ class CreateKeyRequest(_message.Message):
         name: _builtins.str = ...,
         scopes: _abc.Iterable[_options_pb2.Scope.ValueType] | None = ...,
         expires_in_seconds: _builtins.int | None = ...,
+        budget_halala_per_day: _builtins.int | None = ...,
+        budget_halala_per_month: _builtins.int | None = ...,
+        budget_halala_total: _builtins.int | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_providers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day", "_budget_halala_per_month", b"_budget_halala_per_month", "_budget_halala_total", b"_budget_halala_total", "_expires_in_seconds", b"_expires_in_seconds", "budget_halala_per_day", b"budget_halala_per_day", "budget_halala_per_month", b"budget_halala_per_month", "budget_halala_total", b"budget_halala_total", "expires_in_seconds", b"expires_in_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds", "name", b"name", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day", "_budget_halala_per_month", b"_budget_halala_per_month", "_budget_halala_total", b"_budget_halala_total", "_expires_in_seconds", b"_expires_in_seconds", "allowed_models", b"allowed_models", "allowed_providers", b"allowed_providers", "budget_halala_per_day", b"budget_halala_per_day", "budget_halala_per_month", b"budget_halala_per_month", "budget_halala_total", b"budget_halala_total", "expires_in_seconds", b"expires_in_seconds", "name", b"name", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget_halala_per_day: _TypeAlias = _typing.Literal["budget_halala_per_day"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_per_day: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala_per_month: _TypeAlias = _typing.Literal["budget_halala_per_month"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_per_month: _TypeAlias = _typing.Literal["_budget_halala_per_month", b"_budget_halala_per_month"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala_total: _TypeAlias = _typing.Literal["budget_halala_total"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_total: _TypeAlias = _typing.Literal["_budget_halala_total", b"_budget_halala_total"]  # noqa: Y015
     _WhichOneofReturnType__expires_in_seconds: _TypeAlias = _typing.Literal["expires_in_seconds"]  # noqa: Y015
     _WhichOneofArgType__expires_in_seconds: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_per_day) -> _WhichOneofReturnType__budget_halala_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_per_month) -> _WhichOneofReturnType__budget_halala_per_month | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_total) -> _WhichOneofReturnType__budget_halala_total | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_seconds) -> _WhichOneofReturnType__expires_in_seconds | None: ...
 
 Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
@@ -212,6 +338,93 @@ class ListKeysResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before_id) -> _WhichOneofReturnType__next_before_id | None: ...
 
 Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
+
+@_typing.final
+class SetKeyLimitsRequest(_message.Message):
+    """The limits of a sub-key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_PER_DAY_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_PER_MONTH_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_TOTAL_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    ALLOWED_PROVIDERS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.int
+    """The key's id."""
+    budget_halala_per_day: _builtins.int
+    """What the jobs of the key may cost on one day (UTC), in halala: charges of ended jobs and holds of open ones.
+    Default: no limit.
+    """
+    budget_halala_per_month: _builtins.int
+    """The same for a calendar month (UTC)."""
+    budget_halala_total: _builtins.int
+    """The same for all time."""
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models that the key may use. A job must then name one of them. Empty: any."""
+
+    @_builtins.property
+    def allowed_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids of the providers that the key may use. A job must then name one of them. Empty: any."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.int = ...,
+        budget_halala_per_day: _builtins.int | None = ...,
+        budget_halala_per_month: _builtins.int | None = ...,
+        budget_halala_total: _builtins.int | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_providers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day", "_budget_halala_per_month", b"_budget_halala_per_month", "_budget_halala_total", b"_budget_halala_total", "budget_halala_per_day", b"budget_halala_per_day", "budget_halala_per_month", b"budget_halala_per_month", "budget_halala_total", b"budget_halala_total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day", "_budget_halala_per_month", b"_budget_halala_per_month", "_budget_halala_total", b"_budget_halala_total", "allowed_models", b"allowed_models", "allowed_providers", b"allowed_providers", "budget_halala_per_day", b"budget_halala_per_day", "budget_halala_per_month", b"budget_halala_per_month", "budget_halala_total", b"budget_halala_total", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget_halala_per_day: _TypeAlias = _typing.Literal["budget_halala_per_day"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_per_day: _TypeAlias = _typing.Literal["_budget_halala_per_day", b"_budget_halala_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala_per_month: _TypeAlias = _typing.Literal["budget_halala_per_month"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_per_month: _TypeAlias = _typing.Literal["_budget_halala_per_month", b"_budget_halala_per_month"]  # noqa: Y015
+    _WhichOneofReturnType__budget_halala_total: _TypeAlias = _typing.Literal["budget_halala_total"]  # noqa: Y015
+    _WhichOneofArgType__budget_halala_total: _TypeAlias = _typing.Literal["_budget_halala_total", b"_budget_halala_total"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_per_day) -> _WhichOneofReturnType__budget_halala_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_per_month) -> _WhichOneofReturnType__budget_halala_per_month | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_halala_total) -> _WhichOneofReturnType__budget_halala_total | None: ...
+
+Global___SetKeyLimitsRequest: _TypeAlias = SetKeyLimitsRequest  # noqa: Y015
+
+@_typing.final
+class SetKeyLimitsResponse(_message.Message):
+    """The key as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """Always true: a failed request is answered in the error format instead."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetKeyLimitsResponse: _TypeAlias = SetKeyLimitsResponse  # noqa: Y015
 
 @_typing.final
 class RevokeKeyRequest(_message.Message):

@@ -46,6 +46,11 @@ class KeyServiceStub:
                 request_serializer=dcp_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
+        self.SetKeyLimits = channel.unary_unary(
+                '/dcp.v1.KeyService/SetKeyLimits',
+                request_serializer=dcp_dot_v1_dot_keys__pb2.SetKeyLimitsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_keys__pb2.SetKeyLimitsResponse.FromString,
+                _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/dcp.v1.KeyService/RevokeKey',
                 request_serializer=dcp_dot_v1_dot_keys__pb2.RevokeKeyRequest.SerializeToString,
@@ -80,6 +85,18 @@ class KeyServiceServicer:
     def ListKeys(self, request, context):
         """Lists the account's keys, newest first, including expired and revoked ones. The keys themselves are not
         stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetKeyLimits(self, request, context):
+        """Sets what a sub-key may spend, and which models and providers it may use. The request replaces all limits:
+        a field that is left out means no limit.
+
+        A job counts with its hold from its submit on, and with its charge from its end on, on the day and in the
+        month of its submit. A budget can be set below what is used already: then the key accepts no job until the
+        day or month ends. The answer says what is used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +139,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.ListKeys,
                     request_deserializer=dcp_dot_v1_dot_keys__pb2.ListKeysRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_keys__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'SetKeyLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetKeyLimits,
+                    request_deserializer=dcp_dot_v1_dot_keys__pb2.SetKeyLimitsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_keys__pb2.SetKeyLimitsResponse.SerializeToString,
             ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
@@ -195,6 +217,33 @@ class KeyService:
             '/dcp.v1.KeyService/ListKeys',
             dcp_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
             dcp_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetKeyLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.KeyService/SetKeyLimits',
+            dcp_dot_v1_dot_keys__pb2.SetKeyLimitsRequest.SerializeToString,
+            dcp_dot_v1_dot_keys__pb2.SetKeyLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,14 @@ class KeyServiceStub:
     """Lists the account's keys, newest first, including expired and revoked ones. The keys themselves are not
     stored.
     """
+    SetKeyLimits: _grpc.UnaryUnaryMultiCallable[_keys_pb2.SetKeyLimitsRequest, _keys_pb2.SetKeyLimitsResponse]
+    """Sets what a sub-key may spend, and which models and providers it may use. The request replaces all limits:
+    a field that is left out means no limit.
+
+    A job counts with its hold from its submit on, and with its charge from its end on, on the day and in the
+    month of its submit. A budget can be set below what is used already: then the key accepts no job until the
+    day or month ends. The answer says what is used.
+    """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RevokeKeyRequest, _keys_pb2.RevokeKeyResponse]
     """Revokes a sub-key, or ends the grace period of a main key that was replaced. Revoking a key again changes
     nothing. The current main key can only be replaced, not revoked.
@@ -73,6 +81,14 @@ class KeyServiceAsyncStub(KeyServiceStub):
     ListKeys: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the account's keys, newest first, including expired and revoked ones. The keys themselves are not
     stored.
+    """
+    SetKeyLimits: _aio.UnaryUnaryMultiCallable[_keys_pb2.SetKeyLimitsRequest, _keys_pb2.SetKeyLimitsResponse]  # type: ignore[assignment]
+    """Sets what a sub-key may spend, and which models and providers it may use. The request replaces all limits:
+    a field that is left out means no limit.
+
+    A job counts with its hold from its submit on, and with its charge from its end on, on the day and in the
+    month of its submit. A budget can be set below what is used already: then the key accepts no job until the
+    day or month ends. The answer says what is used.
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RevokeKeyRequest, _keys_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Revokes a sub-key, or ends the grace period of a main key that was replaced. Revoking a key again changes
@@ -112,6 +128,20 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_keys_pb2.ListKeysResponse, _abc.Awaitable[_keys_pb2.ListKeysResponse]]:
         """Lists the account's keys, newest first, including expired and revoked ones. The keys themselves are not
         stored.
+        """
+
+    @_abc_1.abstractmethod
+    def SetKeyLimits(
+        self,
+        request: _keys_pb2.SetKeyLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.SetKeyLimitsResponse, _abc.Awaitable[_keys_pb2.SetKeyLimitsResponse]]:
+        """Sets what a sub-key may spend, and which models and providers it may use. The request replaces all limits:
+        a field that is left out means no limit.
+
+        A job counts with its hold from its submit on, and with its charge from its end on, on the day and in the
+        month of its submit. A budget can be set below what is used already: then the key accepts no job until the
+        day or month ends. The answer says what is used.
         """
 
     @_abc_1.abstractmethod

@@ -183,6 +183,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """
     FORMAT_VARIABLE_NAME: _Format.ValueType  # 36
     """The name of an environment variable that a job may set."""
+    FORMAT_DATE: _Format.ValueType  # 37
+    """A date, such as 2026-01-31."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """The format that a text field must have."""
@@ -211,6 +213,8 @@ or a dash.
 """
 FORMAT_VARIABLE_NAME: Format.ValueType  # 36
 """The name of an environment variable that a job may set."""
+FORMAT_DATE: Format.ValueType  # 37
+"""A date, such as 2026-01-31."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 class _Shown:

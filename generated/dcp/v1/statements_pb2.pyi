@@ -104,6 +104,34 @@ TRANSFER_KIND_CANARY_FUNDED: TransferKind.ValueType  # 77
 """The market paid for a check of a provider's work."""
 Global___TransferKind: _TypeAlias = TransferKind  # noqa: Y015
 
+class _UsageGroup:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGroup.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_GROUP_UNSPECIFIED: _UsageGroup.ValueType  # 0
+    """Not specified; never used."""
+    USAGE_GROUP_DAY: _UsageGroup.ValueType  # 1
+    """The UTC day on which the jobs ended."""
+    USAGE_GROUP_KEY: _UsageGroup.ValueType  # 2
+    """The key that submitted the jobs."""
+    USAGE_GROUP_MODEL: _UsageGroup.ValueType  # 3
+    """The model that the jobs used."""
+
+class UsageGroup(_UsageGroup, metaclass=_UsageGroupEnumTypeWrapper):
+    """How the rows of usage are grouped."""
+
+USAGE_GROUP_UNSPECIFIED: UsageGroup.ValueType  # 0
+"""Not specified; never used."""
+USAGE_GROUP_DAY: UsageGroup.ValueType  # 1
+"""The UTC day on which the jobs ended."""
+USAGE_GROUP_KEY: UsageGroup.ValueType  # 2
+"""The key that submitted the jobs."""
+USAGE_GROUP_MODEL: UsageGroup.ValueType  # 3
+"""The model that the jobs used."""
+Global___UsageGroup: _TypeAlias = UsageGroup  # noqa: Y015
+
 @_typing.final
 class ListOwnLedgerRequest(_message.Message):
     """Selects the lines: the newest, or those older than a known line."""
@@ -458,6 +486,205 @@ class DaySpending(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DaySpending: _TypeAlias = DaySpending  # noqa: Y015
+
+@_typing.final
+class GetOwnUsageRequest(_message.Message):
+    """Selects the days, how the rows are grouped, and a page of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    to: _builtins.str
+    """The last day (UTC), at most 400 days from the first. Default: today."""
+    after: _builtins.str
+    """Only rows after this position: `next_after` of the last page. Default: start at the oldest day."""
+    page_size: _builtins.int
+    """The number of entries on a page."""
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageGroup.ValueType]:
+        """How the rows are grouped. Default: by day, key and model."""
+
+    def __init__(
+        self,
+        *,
+        to: _builtins.str = ...,
+        group_by: _abc.Iterable[Global___UsageGroup.ValueType] | None = ...,
+        after: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "after", b"after", "from", b"from", "group_by", b"group_by", "page_size", b"page_size", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___GetOwnUsageRequest: _TypeAlias = GetOwnUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetOwnUsageResponse(_message.Message):
+    """One page of usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_FIELD_NUMBER: _builtins.int
+    next_after: _builtins.str
+    """Pass it as `after` to get the next page. Absent on the last page."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
+        """The rows, ordered by day, key and model."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___UsageRow] | None = ...,
+        next_after: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_after", b"_next_after", "next_after", b"next_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_after", b"_next_after", "next_after", b"next_after", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_after: _TypeAlias = _typing.Literal["next_after"]  # noqa: Y015
+    _WhichOneofArgType__next_after: _TypeAlias = _typing.Literal["_next_after", b"_next_after"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_after) -> _WhichOneofReturnType__next_after | None: ...
+
+Global___GetOwnUsageResponse: _TypeAlias = GetOwnUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageRow(_message.Message):
+    """What some charged jobs used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    BILLED_SECONDS_FIELD_NUMBER: _builtins.int
+    CHARGED_HALALA_FIELD_NUMBER: _builtins.int
+    CHARGED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    date: _builtins.str
+    """The UTC day, in the form `2026-01-31`. Absent if the rows are not by day."""
+    key_id: _builtins.int
+    """The key's id. Absent if the rows are not by key, and for older jobs, whose key was not recorded."""
+    key_name: _builtins.str
+    """The name of the key. Absent if the rows are not by key, and for a main key."""
+    model: _builtins.str
+    """The model. Absent if the rows are not by model, and for jobs without one."""
+    jobs: _builtins.int
+    """The number of jobs."""
+    input_tokens: _builtins.int
+    """Tokens of their prompts."""
+    output_tokens: _builtins.int
+    """Tokens of their answers."""
+    billed_seconds: _builtins.float
+    """Their billed time, in seconds."""
+    charged_halala: _builtins.int
+    """The sum of their charges, in halala."""
+    charged_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    def __init__(
+        self,
+        *,
+        date: _builtins.str | None = ...,
+        key_id: _builtins.int | None = ...,
+        key_name: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        jobs: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        billed_seconds: _builtins.float = ...,
+        charged_halala: _builtins.int = ...,
+        charged_micro_halala: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_date", b"_date", "_key_id", b"_key_id", "_key_name", b"_key_name", "_model", b"_model", "date", b"date", "key_id", b"key_id", "key_name", b"key_name", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_date", b"_date", "_key_id", b"_key_id", "_key_name", b"_key_name", "_model", b"_model", "billed_seconds", b"billed_seconds", "charged_halala", b"charged_halala", "charged_micro_halala", b"charged_micro_halala", "date", b"date", "input_tokens", b"input_tokens", "jobs", b"jobs", "key_id", b"key_id", "key_name", b"key_name", "model", b"model", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__date: _TypeAlias = _typing.Literal["date"]  # noqa: Y015
+    _WhichOneofArgType__date: _TypeAlias = _typing.Literal["_date", b"_date"]  # noqa: Y015
+    _WhichOneofReturnType__key_id: _TypeAlias = _typing.Literal["key_id"]  # noqa: Y015
+    _WhichOneofArgType__key_id: _TypeAlias = _typing.Literal["_key_id", b"_key_id"]  # noqa: Y015
+    _WhichOneofReturnType__key_name: _TypeAlias = _typing.Literal["key_name"]  # noqa: Y015
+    _WhichOneofArgType__key_name: _TypeAlias = _typing.Literal["_key_name", b"_key_name"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__date) -> _WhichOneofReturnType__date | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_id) -> _WhichOneofReturnType__key_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_name) -> _WhichOneofReturnType__key_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+
+Global___UsageRow: _TypeAlias = UsageRow  # noqa: Y015
+
+@_typing.final
+class GetOwnUsageCsvRequest(_message.Message):
+    """Selects the days, and how the rows are grouped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    MAX_LINES_FIELD_NUMBER: _builtins.int
+    to: _builtins.str
+    """The last day (UTC), at most 400 days from the first. Default: today."""
+    max_lines: _builtins.int
+    """The greatest number of lines."""
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageGroup.ValueType]:
+        """How the rows are grouped. Default: by day, key and model."""
+
+    def __init__(
+        self,
+        *,
+        to: _builtins.str = ...,
+        group_by: _abc.Iterable[Global___UsageGroup.ValueType] | None = ...,
+        max_lines: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_lines", b"_max_lines", "max_lines", b"max_lines"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_lines", b"_max_lines", "from", b"from", "group_by", b"group_by", "max_lines", b"max_lines", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_lines: _TypeAlias = _typing.Literal["max_lines"]  # noqa: Y015
+    _WhichOneofArgType__max_lines: _TypeAlias = _typing.Literal["_max_lines", b"_max_lines"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_lines) -> _WhichOneofReturnType__max_lines | None: ...
+
+Global___GetOwnUsageCsvRequest: _TypeAlias = GetOwnUsageCsvRequest  # noqa: Y015
+
+@_typing.final
+class GetOwnUsageCsvResponse(_message.Message):
+    """A CSV file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSV_FIELD_NUMBER: _builtins.int
+    csv: _builtins.str
+    """The text of the file."""
+    def __init__(
+        self,
+        *,
+        csv: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOwnUsageCsvResponse: _TypeAlias = GetOwnUsageCsvResponse  # noqa: Y015
 
 @_typing.final
 class GetOwnEarningsRequest(_message.Message):

@@ -50,6 +50,16 @@ class StatementServiceStub:
                 request_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingResponse.FromString,
                 _registered_method=True)
+        self.GetOwnUsage = channel.unary_unary(
+                '/dcp.v1.StatementService/GetOwnUsage',
+                request_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageResponse.FromString,
+                _registered_method=True)
+        self.GetOwnUsageCsv = channel.unary_unary(
+                '/dcp.v1.StatementService/GetOwnUsageCsv',
+                request_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageCsvRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageCsvResponse.FromString,
+                _registered_method=True)
         self.GetOwnEarnings = channel.unary_unary(
                 '/dcp.v1.StatementService/GetOwnEarnings',
                 request_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnEarningsRequest.SerializeToString,
@@ -91,6 +101,27 @@ class StatementServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOwnUsage(self, request, context):
+        """Returns what the charged jobs of a period used, by day, key and model, from the oldest day on.
+
+        Days are UTC days. A job counts on the day on which it ended, as in `GET /api/renters/spending`; one that was
+        not charged does not count.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOwnUsageCsv(self, request, context):
+        """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
+        which spreadsheets recognize the encoding; read it as `utf-8-sig`.
+
+        If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+        spreadsheet would treat as a formula is prefixed with an apostrophe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOwnEarnings(self, request, context):
         """Returns the provider's payouts for ended jobs, by day and by job type.
 
@@ -117,6 +148,16 @@ def add_StatementServiceServicer_to_server(servicer, server):
                     servicer.GetOwnSpending,
                     request_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingResponse.SerializeToString,
+            ),
+            'GetOwnUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnUsage,
+                    request_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageResponse.SerializeToString,
+            ),
+            'GetOwnUsageCsv': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnUsageCsv,
+                    request_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageCsvRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnUsageCsvResponse.SerializeToString,
             ),
             'GetOwnEarnings': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOwnEarnings,
@@ -206,6 +247,60 @@ class StatementService:
             '/dcp.v1.StatementService/GetOwnSpending',
             dcp_dot_v1_dot_statements__pb2.GetOwnSpendingRequest.SerializeToString,
             dcp_dot_v1_dot_statements__pb2.GetOwnSpendingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.StatementService/GetOwnUsage',
+            dcp_dot_v1_dot_statements__pb2.GetOwnUsageRequest.SerializeToString,
+            dcp_dot_v1_dot_statements__pb2.GetOwnUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnUsageCsv(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.StatementService/GetOwnUsageCsv',
+            dcp_dot_v1_dot_statements__pb2.GetOwnUsageCsvRequest.SerializeToString,
+            dcp_dot_v1_dot_statements__pb2.GetOwnUsageCsvResponse.FromString,
             options,
             channel_credentials,
             insecure,

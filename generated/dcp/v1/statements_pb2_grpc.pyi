@@ -51,6 +51,19 @@ class StatementServiceStub:
 
     Days are UTC days. A charge counts on the day on which its job ended.
     """
+    GetOwnUsage: _grpc.UnaryUnaryMultiCallable[_statements_pb2.GetOwnUsageRequest, _statements_pb2.GetOwnUsageResponse]
+    """Returns what the charged jobs of a period used, by day, key and model, from the oldest day on.
+
+    Days are UTC days. A job counts on the day on which it ended, as in `GET /api/renters/spending`; one that was
+    not charged does not count.
+    """
+    GetOwnUsageCsv: _grpc.UnaryUnaryMultiCallable[_statements_pb2.GetOwnUsageCsvRequest, _statements_pb2.GetOwnUsageCsvResponse]
+    """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
+    which spreadsheets recognize the encoding; read it as `utf-8-sig`.
+
+    If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+    spreadsheet would treat as a formula is prefixed with an apostrophe.
+    """
     GetOwnEarnings: _grpc.UnaryUnaryMultiCallable[_statements_pb2.GetOwnEarningsRequest, _statements_pb2.GetOwnEarningsResponse]
     """Returns the provider's payouts for ended jobs, by day and by job type.
 
@@ -79,6 +92,19 @@ class StatementServiceAsyncStub(StatementServiceStub):
     """Returns the charges of ended jobs, by day and by job type.
 
     Days are UTC days. A charge counts on the day on which its job ended.
+    """
+    GetOwnUsage: _aio.UnaryUnaryMultiCallable[_statements_pb2.GetOwnUsageRequest, _statements_pb2.GetOwnUsageResponse]  # type: ignore[assignment]
+    """Returns what the charged jobs of a period used, by day, key and model, from the oldest day on.
+
+    Days are UTC days. A job counts on the day on which it ended, as in `GET /api/renters/spending`; one that was
+    not charged does not count.
+    """
+    GetOwnUsageCsv: _aio.UnaryUnaryMultiCallable[_statements_pb2.GetOwnUsageCsvRequest, _statements_pb2.GetOwnUsageCsvResponse]  # type: ignore[assignment]
+    """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
+    which spreadsheets recognize the encoding; read it as `utf-8-sig`.
+
+    If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+    spreadsheet would treat as a formula is prefixed with an apostrophe.
     """
     GetOwnEarnings: _aio.UnaryUnaryMultiCallable[_statements_pb2.GetOwnEarningsRequest, _statements_pb2.GetOwnEarningsResponse]  # type: ignore[assignment]
     """Returns the provider's payouts for ended jobs, by day and by job type.
@@ -123,6 +149,31 @@ class StatementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the charges of ended jobs, by day and by job type.
 
         Days are UTC days. A charge counts on the day on which its job ended.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOwnUsage(
+        self,
+        request: _statements_pb2.GetOwnUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_statements_pb2.GetOwnUsageResponse, _abc.Awaitable[_statements_pb2.GetOwnUsageResponse]]:
+        """Returns what the charged jobs of a period used, by day, key and model, from the oldest day on.
+
+        Days are UTC days. A job counts on the day on which it ended, as in `GET /api/renters/spending`; one that was
+        not charged does not count.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOwnUsageCsv(
+        self,
+        request: _statements_pb2.GetOwnUsageCsvRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_statements_pb2.GetOwnUsageCsvResponse, _abc.Awaitable[_statements_pb2.GetOwnUsageCsvResponse]]:
+        """Returns the same rows as a CSV file (RFC 4180, UTF-8) with a header line. It begins with a byte order mark, by
+        which spreadsheets recognize the encoding; read it as `utf-8-sig`.
+
+        If one file does not hold all rows, request the next one from the last day of this one on. A text that a
+        spreadsheet would treat as a formula is prefixed with an apostrophe.
         """
 
     @_abc_1.abstractmethod

@@ -49,6 +49,10 @@ class _WebhookEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookE
     """Somebody sent a code for lost keys, which gives a new main key after a delay; see `POST
     /api/accounts/lost-key/cancel`.
     """
+    WEBHOOK_EVENT_BUDGET_REACHED: _WebhookEvent.ValueType  # 9
+    """A job was refused because of a budget of its key. It is sent once for each day or month and for each change
+    of the key's limits.
+    """
 
 class WebhookEvent(_WebhookEvent, metaclass=_WebhookEventEnumTypeWrapper):
     """The kind of event."""
@@ -74,6 +78,10 @@ WEBHOOK_EVENT_DISPUTE_DECIDED: WebhookEvent.ValueType  # 7
 WEBHOOK_EVENT_KEY_RECOVERY_STARTED: WebhookEvent.ValueType  # 8
 """Somebody sent a code for lost keys, which gives a new main key after a delay; see `POST
 /api/accounts/lost-key/cancel`.
+"""
+WEBHOOK_EVENT_BUDGET_REACHED: WebhookEvent.ValueType  # 9
+"""A job was refused because of a budget of its key. It is sent once for each day or month and for each change
+of the key's limits.
 """
 Global___WebhookEvent: _TypeAlias = WebhookEvent  # noqa: Y015
 
@@ -777,6 +785,88 @@ class LowBalance(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LowBalance: _TypeAlias = LowBalance  # noqa: Y015
+
+@_typing.final
+class BudgetReachedEvent(_message.Message):
+    """The body of an event about a budget that a job would have exceeded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> Global___ReachedBudget:
+        """The budget."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: Global___ReachedBudget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetReachedEvent: _TypeAlias = BudgetReachedEvent  # noqa: Y015
+
+@_typing.final
+class ReachedBudget(_message.Message):
+    """A budget that a job would have exceeded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_HALALA_FIELD_NUMBER: _builtins.int
+    USED_HALALA_FIELD_NUMBER: _builtins.int
+    REQUIRED_HALALA_FIELD_NUMBER: _builtins.int
+    RESETS_AT_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.int
+    """The key's id."""
+    budget: _builtins.str
+    """The budget: `day`, `month` or `total`."""
+    budget_halala: _builtins.int
+    """The budget, in halala."""
+    used_halala: _builtins.int
+    """What counted against it, in halala, rounded up."""
+    required_halala: _builtins.int
+    """What the refused job would have held, in halala, rounded up."""
+    @_builtins.property
+    def resets_at(self) -> _timestamp_pb2.Timestamp:
+        """When the day or month ends (UTC). Absent for a budget for all time."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.int = ...,
+        budget: _builtins.str = ...,
+        budget_halala: _builtins.int = ...,
+        used_halala: _builtins.int = ...,
+        required_halala: _builtins.int = ...,
+        resets_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resets_at", b"resets_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "budget_halala", b"budget_halala", "key_id", b"key_id", "required_halala", b"required_halala", "resets_at", b"resets_at", "used_halala", b"used_halala"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReachedBudget: _TypeAlias = ReachedBudget  # noqa: Y015
 
 @_typing.final
 class KeyRecoveryEvent(_message.Message):

@@ -15,6 +15,7 @@ from server.domain.providers import AccountState
 from server.store import artifacts, states
 from server.store.models import (
     ApiKey,
+    BudgetUse,
     Chunk,
     Dispute,
     EmailCode,
@@ -110,6 +111,8 @@ def erase_account(renter: RenterRow) -> list[bytes]:
     renter_id = renter.id
     box = renter.mailbox if renter.state is AccountState.SUSPENDED else None
     digests = [bytes(sha256) for (sha256,) in tuples(_keys(renter_id, ApiKey.select(ApiKey.sha256)))]
+    own_keys = _keys(renter_id, ApiKey.select(ApiKey.id))
+    BudgetUse.delete().where(BudgetUse.key_id.in_(own_keys)).execute()
     for erase in ERASED.values():
         erase(renter_id).execute()
     Renter.update(

@@ -234,6 +234,7 @@ NOT_SHOWN = {
         "image_size",
     ),  # the job's own
     *("object", "object_id"),  # filters
+    "after",  # a position in a list
 }
 
 

@@ -202,6 +202,25 @@ class OwnKeys(OfRenter):
         return int((await self.market.key_service.CreateKey(request, metadata=self.metadata)).key.id)
 
 
+class OwnUsage(WithDaemon):
+    """A row for each key, each of which submits a job."""
+
+    field, key = "rows", "key_id"
+
+    async def begin(self) -> None:
+        await super().begin()
+        self.metadata = self.renter.metadata
+
+    async def add(self) -> int:
+        request = keys_pb2.CreateKeyRequest(name="a key", scopes=[options_pb2.SCOPE_INFERENCE])
+        created = await self.market.key_service.CreateKey(request, metadata=self.metadata)
+        key = Party(self.renter.id, created.api_key)
+        _, lease = await self.market.running_job(key, self.provider, self.daemon, output=b"x")
+        self.market.clock.advance(1)
+        await self.daemon.finished(lease, seconds=1, last_output_seq=1)
+        return int(created.key.id)
+
+
 class OwnJobs(OfRenter):
     field, key = "jobs", "job_id"
 
@@ -286,6 +305,7 @@ WALKED: dict[str, type[Walk]] = {
     "PrivacyService.ExportOwnData": OwnData,
     "ProviderService.ListProviderHistory": History,
     "RenterService.ListAvailableProviders": AvailableProviders,
+    "StatementService.GetOwnUsage": OwnUsage,
     "StatementService.ListOwnLedger": OwnLedger,
     "WebhookService.ListWebhookDeliveries": Deliveries,
     "WithdrawalService.ListOwnWithdrawals": OwnWithdrawals,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from dcp.v1 import ledger_pb2
+from dcp.v1 import keys_pb2, ledger_pb2, options_pb2
 from dcp.v1 import webhooks_pb2 as pb
 from jsonschema import Draft202012Validator, FormatChecker
 from standardwebhooks import Webhook as StandardWebhook
@@ -491,6 +491,71 @@ async def test_wallet_that_was_already_low_sends_no_event(market: Market) -> Non
         await market.submit(renter)
         await deliver(market)
         assert receiver.received == []
+
+
+async def sub_key(market: Market, renter: Party, **limits: Any) -> tuple[Party, int]:
+    """The renter's account with a new sub-key that has these limits, and the key's id."""
+    request = keys_pb2.CreateKeyRequest(name="batch", scopes=[options_pb2.SCOPE_INFERENCE], **limits)
+    created = await market.key_service.CreateKey(request, metadata=renter.metadata)
+    return Party(renter.id, created.api_key), created.key.id
+
+
+async def refused_jobs(market: Market, key: Party, count: int) -> None:
+    """Jobs at once, of which each exceeds a budget."""
+    submits = [refusal(market.submit(key)) for _ in range(count)]
+    assert {refused.reason for refused in await asyncio.gather(*submits)} == {"BUDGET_REACHED"}
+
+
+async def test_reached_budget_sends_one_event_for_each_day(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter(100_000)
+    key, key_id = await sub_key(market, renter, budget_halala_per_day=500)
+    market.clock.advance(24 * 3600 - market.clock.now() % (24 * 3600))  # midnight
+    midnight = market.clock.now()
+    async with receiving() as receiver:
+        await set_webhook(market, renter, receiver.url)
+        await market.submit(key)
+        await deliver(market)
+        assert kinds(receiver) == []
+        await refused_jobs(market, key, 20)
+        await deliver(market)
+        assert kinds(receiver) == ["budget.reached"]
+        assert_described(receiver.received[0])
+        data = json.loads(receiver.received[0].body)["data"]
+        assert datetime.fromisoformat(data.pop("resets_at")).timestamp() == midnight + 24 * 3600
+        assert data == {
+            "key_id": key_id,
+            "budget": "day",
+            "budget_halala": 500,
+            "used_halala": 450,
+            "required_halala": 450,
+        }
+        market.clock.advance(24 * 3600)
+        await market.submit(key)
+        await refused_jobs(market, key, 2)
+        await deliver(market)
+        assert kinds(receiver) == ["budget.reached"] * 2
+
+
+async def test_reached_budget_sends_an_event_again_after_the_limits_changed(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter(100_000)
+    key, key_id = await sub_key(market, renter, budget_halala_total=1)
+    async with receiving() as receiver:
+        await refused_jobs(market, key, 2)  # without a webhook, nobody was told
+        await set_webhook(market, renter, receiver.url)
+        for budget in (1, 2):
+            limits = keys_pb2.SetKeyLimitsRequest(key_id=key_id, budget_halala_total=budget)
+            await market.key_service.SetKeyLimits(limits, metadata=renter.metadata)
+            await refused_jobs(market, key, 2)
+            await deliver(market)
+        assert kinds(receiver) == ["budget.reached"] * 2
+        bodies = [json.loads(each.body)["data"] for each in receiver.received]
+        assert [(data["budget"], data["budget_halala"], data["used_halala"]) for data in bodies] == [
+            *(("total", 1, 0), ("total", 2, 0)),
+        ]
+        assert "resets_at" not in bodies[0]
+        assert_described(receiver.received[0])
 
 
 async def test_secret_is_shown_once_and_can_be_replaced(market: Market) -> None:

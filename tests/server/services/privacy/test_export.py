@@ -44,6 +44,11 @@ EXPORTED = {
     "api_key.expires_ms": "keys.expires_at",
     "api_key.last_used_ms": "keys.last_used_at",
     "api_key.revoked_ms": "keys.revoked_at",
+    "api_key.day_budget_micros": "keys.budget_halala_per_day",
+    "api_key.month_budget_micros": "keys.budget_halala_per_month",
+    "api_key.total_budget_micros": "keys.budget_halala_total",
+    "api_key.allowed_models": "keys.allowed_models",
+    "api_key.allowed_providers": "keys.allowed_providers",
     "account.balance_micros": "renter.balance_halala",
     "transfer.id": "ledger.id",
     "transfer.kind": "ledger.kind",
@@ -90,6 +95,7 @@ EXPORTED = {
     "job.artifact_bytes": "jobs.job.artifact_bytes",
     "job.texts_removed_ms": "jobs.job.texts_removed_at",
     "job.idempotency_key": "jobs.idempotency_key",
+    "job.key_id": "jobs.job.key_id",
     "lease.job_id": "attempts.job_id",
     "lease.lease_epoch": "attempts.attempt.lease_epoch",
     "lease.provider_id": "attempts.attempt.provider_id",
@@ -139,6 +145,7 @@ EXPORTED = {
 }
 # Columns that are not exported, and why.
 _CODE = "recognizes a mailed secret; goes 30 days after its end"
+_BUDGET = "sums of the jobs that the export lists, by their keys"
 _LETTER = "a mail that the renter got; goes after two days"
 NOT_EXPORTED = {
     "job.logprobs": "kept only of the market's own jobs",
@@ -156,6 +163,11 @@ NOT_EXPORTED = {
     "email_code.guesses": _CODE,
     "email_code.ready_ms": _CODE,
     "email_code.ended_ms": _CODE,
+    "budget_use.key_id": _BUDGET,
+    "budget_use.period": _BUDGET,
+    "budget_use.start_day": _BUDGET,
+    "budget_use.used_micros": _BUDGET,
+    "budget_use.is_reported": _BUDGET,
     "letter.id": _LETTER,
     "letter.role": _LETTER,
     "letter.owner_id": _LETTER,
