@@ -79,7 +79,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         ArtifactServicer(services.artifacts),
         DisputeServicer(services.disputes),
         GpuProofServicer(services.gpu_proofs),
-        JobServicer(services.jobs),
+        JobServicer(services.jobs, services.quotes),
         KeyServicer(services.key_ring),
         LedgerServicer(services.renters, services.proofs),
         MailboxServicer(services.mailboxes),

@@ -43,6 +43,7 @@ from server.services.prices import PriceList
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
+from server.services.quotes import Quotes
 from server.services.recovery import Recovery
 from server.services.registration import Registration
 from server.services.renters import Renters
@@ -111,6 +112,7 @@ class Services:
             config.storage_limits,
             needs_proof=sends_mail,
         )
+        self.quotes = Quotes(database, self.jobs, self.fleet, clock)
         self.gpu_proofs = GpuProofs(database, self.fleet, clock, Scale(rounds=config.gpu_proof_rounds))
         self.canaries = Canaries(database, self.fleet, self.jobs, clock, config.canary_percent)
         self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock, matures)

@@ -164,6 +164,7 @@ class _Answer:
         self._has_text = False
         self._has_thought = False
         self._prompt_tokens = 0
+        self._cached_tokens = 0
         self._completion_tokens: int | None = None
         self.logprobs: list[sessions_pb2.TokenLogprob] = []
         """Of the first tokens."""
@@ -182,6 +183,8 @@ class _Answer:
         delta = chat.delta_of(event)
         if delta.prompt_tokens is not None:
             self._prompt_tokens = delta.prompt_tokens
+        if delta.cached_tokens is not None:
+            self._cached_tokens = delta.cached_tokens
         # More than was asked for cannot be true, nor can no token of a text.
         if delta.completion_tokens is not None and delta.completion_tokens <= self._most_pieces:
             self._completion_tokens = delta.completion_tokens
@@ -210,7 +213,11 @@ class _Answer:
 
     def usage(self) -> jobs_pb2.Usage:
         """The counts of the model server, the times of our clock."""
-        usage = jobs_pb2.Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
+        usage = jobs_pb2.Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._tokens,
+            cached_tokens=min(self._cached_tokens, self._prompt_tokens),
+        )
         if self._first_at is not None:
             usage.first_token_ms = round((self._first_at - self._began_at) * 1000)
             seconds = self._last_at - self._first_at

@@ -101,6 +101,8 @@ class Delta:
     """Why the answer ends with this event; empty: it does not."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Of those of the prompt."""
     logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
     """Of the tokens of this event, where the server gives them."""
 
@@ -112,6 +114,8 @@ def delta_of(event: dict[str, Any]) -> Delta:
     delta = choice.get("delta")
     delta = delta if isinstance(delta, dict) else {}
     usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
+    details = details if isinstance(details, dict) else {}
     reason, content = choice.get("finish_reason"), delta.get("content")
     return Delta(
         text=_text_of(content),
@@ -120,6 +124,7 @@ def delta_of(event: dict[str, Any]) -> Delta:
         finish_reason=reason if isinstance(reason, str) else "",
         prompt_tokens=count(usage.get("prompt_tokens")),
         completion_tokens=count(usage.get("completion_tokens")),
+        cached_tokens=count(details.get("cached_tokens")),
         logprobs=_logprobs(choice.get("logprobs")),
     )
 

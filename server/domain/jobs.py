@@ -163,6 +163,7 @@ class JobRequest:
 
     job_type: JobType
     duration_ms: int
+    """The longest run that the renter allows; 0: as long as is usual."""
     provider_id: int | None = None
     model: str | None = None
     spec: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +180,8 @@ class JobRequest:
     start_within_ms: int = START_WITHIN_SECONDS * 1000
     lost_after_ms: int = LOST_AFTER_SECONDS * 1000
     wait_for_supply: bool = False
+    quote_id: str | None = None
+    """A quote whose price it shall have."""
     idempotency_key: str | None = None
     digest: str = ""
 

@@ -201,7 +201,7 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
     """A submit as the service takes it; its digest distinguishes two bodies under one idempotency key."""
     digested = jobs_pb2.SubmitJobRequest()
     digested.CopyFrom(request)
-    digested.idempotency_key = ""
+    digested.idempotency_key = digested.quote_id = ""
     needs = request.gpu_requirements
     vram = (
         request.container_spec.vram_required_mb if request.container_spec.HasField("vram_required_mb") else 0
@@ -223,6 +223,7 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         start_within_ms=1000 * _value_or(request, "start_within_seconds", START_WITHIN_SECONDS),
         lost_after_ms=1000 * _value_or(request, "lost_after_seconds", LOST_AFTER_SECONDS),
         wait_for_supply=request.wait_for_supply,
+        quote_id=request.quote_id or None,
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )

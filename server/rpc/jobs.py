@@ -12,19 +12,27 @@ from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
 from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN, PROVIDER
+from server.services.quotes import Offer, Quoted, Quotes
 
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, quotes: Quotes) -> None:
         self._jobs = jobs
+        self._quotes = quotes
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         if convert.job_type(request.job_type) is None:
             raise invalid_field("job_type", "is not a job type that this server knows")
         job = await self._jobs.submit(caller().id, convert.job_request(request), caller().key_id)
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
+
+    async def QuoteJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.QuoteJobResponse:
+        if convert.job_type(request.job_type) is None:
+            raise invalid_field("job_type", "is not a job type that this server knows")
+        quoted = await self._quotes.quote(caller().id, convert.job_request(request))
+        return _quote(quoted, request.params.model)
 
     async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Context) -> pb.ListOwnJobsResponse:
         found, more = await self._jobs.own(caller().id, *_page(request))
@@ -69,6 +77,32 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
+
+
+def _quote(quoted: Quoted, model: str) -> pb.QuoteJobResponse:
+    answer = pb.QuoteJobResponse(
+        quote_id=quoted.quote_id,
+        expires_at=convert.timestamp(quoted.expires_ms),
+        price=convert.price(quoted.price),
+        duration_minutes=quoted.reserved.limit_ms / 60_000,
+        max_tokens=quoted.reserved.max_tokens,
+        providers=[_quoted_provider(offer, model.strip()) for offer in quoted.offers],
+        able=quoted.able,
+    )
+    return convert.with_money(answer, hold=quoted.reserved.hold_micros, likely=quoted.likely_micros)
+
+
+def _quoted_provider(offer: Offer, model: str) -> pb.QuotedProvider:
+    candidate = offer.candidate
+    shown = pb.QuotedProvider(
+        provider_id=candidate.provider_id,
+        gpu_model=candidate.gpu_model,
+        price=convert.price(offer.price),
+        tokens_per_second=offer.tokens_per_second,
+        free_slots=max(0, candidate.free_slots),
+        warm=any(served.warm and served.name == model for served in candidate.models),
+    )
+    return convert.with_money(shown, hold=offer.hold_micros, likely=offer.likely_micros)
 
 
 def _page(

@@ -26,7 +26,7 @@ from server.domain.levels import tier
 from server.domain.placement import allows
 from server.domain.prompts import LONG_WORDS, Shape
 from server.services.fleet import Fleet, Presence
-from server.services.jobs import Jobs, quoted
+from server.services.jobs import Jobs, price_of
 from server.store import canaries, jobs, leases, ledger, providers, renters, standing
 from server.store.canaries import Sample, WaitingQuestion
 from server.store.database import Database
@@ -262,7 +262,7 @@ class Canaries:
         if len(own) < RENTERS:
             own.append(self._new_renter(now_ms))
         renter_id = self._chance.choice(own)
-        hold = reserve(quoted(request), request).hold_micros
+        hold = reserve(price_of(request), request).hold_micros
         missing = hold - ledger.balance(accounts.renter(renter_id))
         if missing > 0:
             ledger.apply([accounts.funding(renter_id, missing)], now_ms)

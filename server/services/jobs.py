@@ -37,6 +37,7 @@ from server.domain.placement import Wants
 from server.domain.pricing import Price, gpu_count
 from server.domain.providers import AccountState
 from server.domain.queue import Prospect
+from server.domain.quotes import PastRun, limit_ms, promised
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.tokens import with_max_tokens
 from server.services import endings, outbox
@@ -56,12 +57,15 @@ from server.store import (
     ledger,
     prices,
     providers,
+    standing,
     storage,
     terms,
 )
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
+# A renter's newest jobs among which those like a new one are looked for.
+LIKES = 100
 OPEN_JOBS_RETRY_SECONDS = 10
 # A renter whose images could not be pulled this often within this time has to wait: pulls are not charged.
 MAX_FAILED_PULLS = 10
@@ -108,6 +112,7 @@ class Jobs:
         self._max_open_jobs = max_open_jobs
         self._storage_limits = storage_limits
         self._supply = Supply(fleet, clock)
+        self._quote_key: bytes | None = None
 
     async def submit(self, renter_id: int, request: JobRequest, key_id: int | None = None) -> Job:
         """Holds the maximum cost, stores the job and leases it to a free provider, in one transaction.
@@ -120,9 +125,10 @@ class Jobs:
         if request.provider_id is None and request.unasked is None:
             request = replace(request, unasked=self._draw())
         provider_id = request.provider_id or await self._place(request)
+        quote_key = await self.quote_key() if request.quote_id is not None else None
         try:
             job, offers = await self._database.run(
-                lambda: self._submit(renter_id, request, provider_id, key_id)
+                lambda: self._submit(renter_id, request, provider_id, key_id, quote_key)
             )
         except BudgetReachedError as reached:
             await self._report(renter_id, reached)
@@ -134,24 +140,22 @@ class Jobs:
                 await self._dispatch.fill(freed)
         return job
 
+    async def quote_key(self) -> bytes:
+        """The market's key for the ids of quotes; every server has the same."""
+        if self._quote_key is None:
+            self._quote_key = await self._database.run(standing.secret)
+        return self._quote_key
+
     def _draw(self) -> Unasked:
         """Which providers get a job that names none and asks for no standing: the draw cannot be foreseen."""
         return Unasked.NEWCOMERS if secrets.randbelow(100) < NEWCOMERS_PERCENT else Unasked.BEST
 
     async def _place(self, request: JobRequest) -> int | None:
         """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
-        wants = Wants(
-            request.job_type,
-            request.model,
-            request.gpu_model,
-            request.min_vram_mib,
-            image=request.image,
-            architecture=request.architecture,
-            unasked=request.unasked or Unasked.BEST,
-        )
+        wants = wants_of_request(request)
         best = self._dispatch.place(wants)
         if best is not None and best.own_prices.of(request.job_type, request.model, best.gpu_model):
-            quote = await self._database.read(lambda: quoted(request))
+            quote = await self._database.read(lambda: price_of(request))
             best = self._dispatch.place(replace(wants, quoted=quote))
         return best.provider_id if best is not None else None
 
@@ -285,7 +289,12 @@ class Jobs:
             await self._database.run(report)
 
     def _submit(
-        self, renter_id: int, request: JobRequest, provider_id: int | None, key_id: int | None
+        self,
+        renter_id: int,
+        request: JobRequest,
+        provider_id: int | None,
+        key_id: int | None,
+        quote_key: bytes | None,
     ) -> tuple[Job, list[Offer]]:
         renter = present(renter_id)
         if renter.state is AccountState.SUSPENDED:
@@ -306,7 +315,12 @@ class Jobs:
         elif provider_id is None and not request.wait_for_supply:
             self._supply.check(request)
         now_ms = ms(self._clock)
-        price = quoted(request)
+        if quote_key is not None and request.quote_id is not None:
+            price = promised(request.quote_id, quote_key, renter_id, request.digest, now_ms)
+        else:
+            price = price_of(request)
+        if not request.duration_ms:
+            request = replace(request, duration_ms=limit_ms(request, likes(renter_id, request)))
         reserved = reserve(price, request)
         if reserved.max_tokens is not None:
             request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
@@ -406,7 +420,31 @@ def _audit_facts(job: Job) -> dict[str, object]:
     return {"status": job.state.value, "cancel_requested": job.cancel_requested}
 
 
-def quoted(request: JobRequest) -> Price:
+def wants_of_request(request: JobRequest) -> Wants:
+    """What a new job requires of its provider, but for its quote."""
+    return Wants(
+        request.job_type,
+        request.model,
+        request.gpu_model,
+        request.min_vram_mib,
+        image=request.image,
+        architecture=request.architecture,
+        unasked=None if request.provider_id is not None else request.unasked or Unasked.BEST,
+    )
+
+
+def likes(renter_id: int, request: JobRequest) -> list[PastRun]:
+    """The newest completed runs of the same renter with the same model, or of the same type without one."""
+    return [
+        PastRun(job.bill.billed_ms, int((job.usage or {}).get("completion_tokens", 0)))
+        for job in jobs.newest_of_renter(renter_id, LIKES)
+        if (job.job_type, job.model) == (request.job_type, request.model)
+        and job.state is JobState.COMPLETED
+        and job.bill is not None
+    ]
+
+
+def price_of(request: JobRequest) -> Price:
     """The price of a job: the own one of the provider that it names, or the platform's."""
     if request.provider_id is None:
         return _platform_price(request, str(asked(request.gpu_model)) if request.gpu_model else None)

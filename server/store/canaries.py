@@ -261,6 +261,21 @@ def speeds(subject: str, gpu_model: str, but_provider_id: int, since_ms: int) ->
     return list({int(provider_id): int(speed) / 1000 for provider_id, speed in tuples(query)}.values())
 
 
+def measured(subject: str, provider_ids: Collection[int], since_ms: int) -> dict[int, float]:
+    """Tokens per second of each of these providers with a model, by its newest canary about it."""
+    query = (
+        db.Canary.select(db.Canary.provider_id, db.Canary.millitokens_per_second)
+        .where(
+            db.Canary.provider_id.in_(list(provider_ids)),
+            db.Canary.subject == subject,
+            db.Canary.created_ms >= since_ms,
+            db.Canary.millitokens_per_second.is_null(False),
+        )
+        .order_by(db.Canary.created_ms)
+    )
+    return {int(provider_id): int(speed) / 1000 for provider_id, speed in tuples(query)}
+
+
 def jobs_since(provider_ids: Sequence[int], since_ms: int) -> dict[int, int]:
     """How many jobs of others each provider had since a time."""
     query = (

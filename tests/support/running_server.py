@@ -27,6 +27,7 @@ from dcp.v1 import (
     mailboxes_pb2_grpc,
     metrics_pb2_grpc,
     operations_pb2_grpc,
+    prices_pb2_grpc,
     privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
@@ -249,6 +250,7 @@ class Market:
         self.mailbox_service = mailboxes_pb2_grpc.MailboxServiceStub(channel)
         self.metric_service = metrics_pb2_grpc.MetricServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
+        self.price_service = prices_pb2_grpc.PriceServiceStub(channel)
         self.privacy_service = privacy_pb2_grpc.PrivacyServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.recovery_service = recovery_pb2_grpc.RecoveryServiceStub(channel)

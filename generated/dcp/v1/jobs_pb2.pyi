@@ -797,13 +797,17 @@ class SubmitJobRequest(_message.Message):
     LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     WAIT_FOR_SUPPLY_FIELD_NUMBER: _builtins.int
     MIN_STANDING_FIELD_NUMBER: _builtins.int
+    QUOTE_ID_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The id of the provider that shall run the job. Default: the platform chooses a provider."""
     job_type: Global___JobType.ValueType
     """The job type."""
     duration_minutes: _builtins.float
-    """The greatest time that the job may run, in minutes; fractions are allowed. The hold is computed from it."""
+    """The greatest time that the job may run, in minutes; fractions are allowed. Where time is paid for, the hold is
+    computed from it. Default: three times as long as the longest of your last jobs with the same model or of the
+    same type, and without any 10 minutes, or 60 for a job in a container.
+    """
     priority: _builtins.int
     """The job's priority: jobs with a higher number run sooner. Default: 2."""
     max_cost_halala: _builtins.int
@@ -825,6 +829,10 @@ class SubmitJobRequest(_message.Message):
     best standing that is there, proven and trusted counting alike, except that one job in twenty is offered to
     new providers first, by which they can rise.
     """
+    quote_id: _builtins.str
+    """The `quote_id` of a quote for this very request: the job has its price, whatever prices are now. It is refused
+    when it has expired.
+    """
     idempotency_key: _builtins.str
     """Makes it safe to repeat the request: the same key with the same body returns the first response again."""
     @_builtins.property
@@ -844,7 +852,7 @@ class SubmitJobRequest(_message.Message):
         *,
         provider_id: _builtins.int | None = ...,
         job_type: Global___JobType.ValueType = ...,
-        duration_minutes: _builtins.float = ...,
+        duration_minutes: _builtins.float | None = ...,
         container_spec: Global___ContainerSpec | None = ...,
         params: Global___JobParams | None = ...,
         gpu_requirements: Global___GpuRequirements | None = ...,
@@ -854,12 +862,15 @@ class SubmitJobRequest(_message.Message):
         lost_after_seconds: _builtins.int | None = ...,
         wait_for_supply: _builtins.bool | None = ...,
         min_standing: _standing_pb2.Standing.ValueType = ...,
+        quote_id: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "quote_id", b"quote_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__duration_minutes: _TypeAlias = _typing.Literal["duration_minutes"]  # noqa: Y015
+    _WhichOneofArgType__duration_minutes: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes"]  # noqa: Y015
     _WhichOneofReturnType__lost_after_seconds: _TypeAlias = _typing.Literal["lost_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__lost_after_seconds: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds"]  # noqa: Y015
     _WhichOneofReturnType__max_cost_halala: _TypeAlias = _typing.Literal["max_cost_halala"]  # noqa: Y015
@@ -872,6 +883,8 @@ class SubmitJobRequest(_message.Message):
     _WhichOneofArgType__start_within_seconds: _TypeAlias = _typing.Literal["_start_within_seconds", b"_start_within_seconds"]  # noqa: Y015
     _WhichOneofReturnType__wait_for_supply: _TypeAlias = _typing.Literal["wait_for_supply"]  # noqa: Y015
     _WhichOneofArgType__wait_for_supply: _TypeAlias = _typing.Literal["_wait_for_supply", b"_wait_for_supply"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duration_minutes) -> _WhichOneofReturnType__duration_minutes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_after_seconds) -> _WhichOneofReturnType__lost_after_seconds | None: ...
     @_typing.overload
@@ -886,6 +899,160 @@ class SubmitJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_for_supply) -> _WhichOneofReturnType__wait_for_supply | None: ...
 
 Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
+
+@_typing.final
+class QuoteJobResponse(_message.Message):
+    """What a job would cost, and who could run it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTE_ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    HOLD_HALALA_FIELD_NUMBER: _builtins.int
+    HOLD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    LIKELY_HALALA_FIELD_NUMBER: _builtins.int
+    LIKELY_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    DURATION_MINUTES_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    ABLE_FIELD_NUMBER: _builtins.int
+    quote_id: _builtins.str
+    """Send it with the same request to have this price. It is for this account alone."""
+    hold_halala: _builtins.int
+    """What a submit holds: the most that the job can cost."""
+    hold_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    likely_halala: _builtins.int
+    """What it will likely cost: by your last jobs with the same model, by what its prompt and `max_tokens` ask for,
+    and by the measured speed of the best provider. Absent if nothing is known.
+    """
+    likely_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    duration_minutes: _builtins.float
+    """The greatest time that it may run, in minutes."""
+    max_tokens: _builtins.int
+    """The most tokens of the answer, where `max_cost_halala` allows fewer than the request asks for."""
+    able: _builtins.int
+    """How many could, of the first 1,000 that are connected."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when."""
+
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The price."""
+
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotedProvider]:
+        """The providers that could run it, best first, at most 20: those that would get it now or as soon as they have a
+        free slot.
+        """
+
+    def __init__(
+        self,
+        *,
+        quote_id: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        price: Global___Price | None = ...,
+        hold_halala: _builtins.int = ...,
+        hold_micro_halala: _builtins.int = ...,
+        likely_halala: _builtins.int | None = ...,
+        likely_micro_halala: _builtins.int | None = ...,
+        duration_minutes: _builtins.float = ...,
+        max_tokens: _builtins.int | None = ...,
+        providers: _abc.Iterable[Global___QuotedProvider] | None = ...,
+        able: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_max_tokens", b"_max_tokens", "expires_at", b"expires_at", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "max_tokens", b"max_tokens", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_max_tokens", b"_max_tokens", "able", b"able", "duration_minutes", b"duration_minutes", "expires_at", b"expires_at", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "max_tokens", b"max_tokens", "price", b"price", "providers", b"providers", "quote_id", b"quote_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__likely_halala: _TypeAlias = _typing.Literal["likely_halala"]  # noqa: Y015
+    _WhichOneofArgType__likely_halala: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala"]  # noqa: Y015
+    _WhichOneofReturnType__likely_micro_halala: _TypeAlias = _typing.Literal["likely_micro_halala"]  # noqa: Y015
+    _WhichOneofArgType__likely_micro_halala: _TypeAlias = _typing.Literal["_likely_micro_halala", b"_likely_micro_halala"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likely_halala) -> _WhichOneofReturnType__likely_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likely_micro_halala) -> _WhichOneofReturnType__likely_micro_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+
+Global___QuoteJobResponse: _TypeAlias = QuoteJobResponse  # noqa: Y015
+
+@_typing.final
+class QuotedProvider(_message.Message):
+    """A provider that could run a job, and what it would cost if the job named it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    GPU_MODEL_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    HOLD_HALALA_FIELD_NUMBER: _builtins.int
+    HOLD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    LIKELY_HALALA_FIELD_NUMBER: _builtins.int
+    LIKELY_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FREE_SLOTS_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.int
+    """Its id: put it into `provider_id`, and ask for another quote, to have its own price."""
+    gpu_model: _builtins.str
+    """Its GPU model. Empty: it has no GPU."""
+    hold_halala: _builtins.int
+    """What a submit holds."""
+    hold_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    likely_halala: _builtins.int
+    """What it will likely cost. Absent if nothing is known."""
+    likely_micro_halala: _builtins.int
+    """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    tokens_per_second: _builtins.float
+    """Tokens per second with this model, as the market measured by its own checks. Absent if it did not yet."""
+    free_slots: _builtins.int
+    """How many jobs it can begin now."""
+    warm: _builtins.bool
+    """Whether the job's model is loaded."""
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """Its price."""
+
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.int = ...,
+        gpu_model: _builtins.str = ...,
+        price: Global___Price | None = ...,
+        hold_halala: _builtins.int = ...,
+        hold_micro_halala: _builtins.int = ...,
+        likely_halala: _builtins.int | None = ...,
+        likely_micro_halala: _builtins.int | None = ...,
+        tokens_per_second: _builtins.float | None = ...,
+        free_slots: _builtins.int = ...,
+        warm: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_tokens_per_second", b"_tokens_per_second", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_tokens_per_second", b"_tokens_per_second", "free_slots", b"free_slots", "gpu_model", b"gpu_model", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "price", b"price", "provider_id", b"provider_id", "tokens_per_second", b"tokens_per_second", "warm", b"warm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__likely_halala: _TypeAlias = _typing.Literal["likely_halala"]  # noqa: Y015
+    _WhichOneofArgType__likely_halala: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala"]  # noqa: Y015
+    _WhichOneofReturnType__likely_micro_halala: _TypeAlias = _typing.Literal["likely_micro_halala"]  # noqa: Y015
+    _WhichOneofArgType__likely_micro_halala: _TypeAlias = _typing.Literal["_likely_micro_halala", b"_likely_micro_halala"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likely_halala) -> _WhichOneofReturnType__likely_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likely_micro_halala) -> _WhichOneofReturnType__likely_micro_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_second) -> _WhichOneofReturnType__tokens_per_second | None: ...
+
+Global___QuotedProvider: _TypeAlias = QuotedProvider  # noqa: Y015
 
 @_typing.final
 class SubmitJobResponse(_message.Message):

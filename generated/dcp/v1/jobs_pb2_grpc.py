@@ -40,6 +40,11 @@ class JobServiceStub:
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobResponse.FromString,
                 _registered_method=True)
+        self.QuoteJob = channel.unary_unary(
+                '/dcp.v1.JobService/QuoteJob',
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_jobs__pb2.QuoteJobResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/dcp.v1.JobService/GetJob',
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
@@ -88,6 +93,16 @@ class JobServiceServicer:
         no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
         the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
         the same key with the same body returns the first job again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuoteJob(self, request, context):
+        """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is
+        held or stored.
+
+        The price is binding for five minutes: submit the same body with `quote_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +187,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobResponse.SerializeToString,
             ),
+            'QuoteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuoteJob,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_jobs__pb2.QuoteJobResponse.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobRequest.FromString,
@@ -236,6 +256,33 @@ class JobService:
             '/dcp.v1.JobService/SubmitJob',
             dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.SubmitJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuoteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.JobService/QuoteJob',
+            dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.QuoteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

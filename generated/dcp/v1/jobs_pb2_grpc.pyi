@@ -41,6 +41,12 @@ class JobServiceStub:
     the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
     the same key with the same body returns the first job again.
     """
+    QuoteJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.QuoteJobResponse]
+    """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is
+    held or stored.
+
+    The price is binding for five minutes: submit the same body with `quote_id`.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     """Returns a job's state, times and charge to its renter, its provider or an operator."""
     GetJobOutput: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobOutputRequest, _jobs_pb2.GetJobOutputResponse]
@@ -95,6 +101,12 @@ class JobServiceAsyncStub(JobServiceStub):
     no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
     the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
     the same key with the same body returns the first job again.
+    """
+    QuoteJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.QuoteJobResponse]  # type: ignore[assignment]
+    """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is
+    held or stored.
+
+    The price is binding for five minutes: submit the same body with `quote_id`.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns a job's state, times and charge to its renter, its provider or an operator."""
@@ -153,6 +165,18 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         no shorter than a byte, and of `max_tokens`. When the job ends, the renter is charged for what it used, and
         the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
         the same key with the same body returns the first job again.
+        """
+
+    @_abc_1.abstractmethod
+    def QuoteJob(
+        self,
+        request: _jobs_pb2.SubmitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.QuoteJobResponse, _abc.Awaitable[_jobs_pb2.QuoteJobResponse]]:
+        """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is
+        held or stored.
+
+        The price is binding for five minutes: submit the same body with `quote_id`.
         """
 
     @_abc_1.abstractmethod

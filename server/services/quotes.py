@@ -1,0 +1,125 @@
+"""Quotes as renters ask for them: what a job holds, what it will likely cost, and who could run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from server.clock import Clock, ms
+from server.domain import quotes as rules
+from server.domain.holds import Reservation, reserve
+from server.domain.jobs import NEED_IMAGE, JobRequest
+from server.domain.placement import PASSING, Candidate, obstacle, rank
+from server.domain.pricing import Price
+from server.domain.quotes import PastRun, Quote
+from server.services.fleet import Fleet
+from server.services.jobs import Jobs, likes, price_of, wants_of_request
+from server.services.supply import Supply, check_can_be_run, check_gpu_exists
+from server.store import canaries
+from server.store.database import Database
+
+# Connected providers that are looked at, and those that are shown, best first.
+CONSIDERED, SHOWN = 1000, 20
+# How old a measured speed may be.
+SPEEDS_MS = 30 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A provider that could run the job: what it costs there if the job names it."""
+
+    candidate: Candidate
+    price: Price
+    hold_micros: int
+    likely_micros: int | None
+    tokens_per_second: float | None
+    """As the market measured it by its own checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """The answer to a question for a price."""
+
+    quote_id: str
+    expires_ms: int
+    price: Price
+    reserved: Reservation
+    likely_micros: int | None
+    offers: tuple[Offer, ...]
+    able: int
+    """How many providers of those that were looked at could run it."""
+
+
+class Quotes:
+    """The use case of a quote."""
+
+    def __init__(self, database: Database, jobs: Jobs, fleet: Fleet, clock: Clock) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._fleet = fleet
+        self._clock = clock
+        self._supply = Supply(fleet, clock)
+
+    async def quote(self, renter_id: int, request: JobRequest) -> Quoted:
+        """A binding price for a request, and who could run it now. It holds nothing.
+
+        Raises what a submit raises that cannot be run; not INSUFFICIENT_BALANCE.
+        """
+        key, now_ms = await self._jobs.quote_key(), ms(self._clock)
+        wants = wants_of_request(request)
+        present = [
+            presence.candidate(now_ms)
+            for presence in self._fleet.serving(request.model, CONSIDERED)
+            if request.provider_id in (None, presence.provider_id)
+        ]
+
+        def read() -> Quoted:
+            check_can_be_run(request.job_type)
+            check_gpu_exists(request.gpu_model)
+            if request.provider_id is not None:
+                self._supply.check_provider(request.provider_id, request)
+            elif not request.wait_for_supply:
+                self._supply.check(request)
+            price = price_of(request)
+            past = likes(renter_id, request)
+            limited = request if request.duration_ms else _limited(request, past)
+            quoted = replace(wants, quoted=price if request.provider_id is None else None)
+            able = [each for each in present if obstacle(each, quoted) in PASSING]
+            able.sort(key=lambda each: rank(each, request.model))
+            ids = [each.provider_id for each in able]
+            speeds = canaries.measured(request.model, ids, now_ms - SPEEDS_MS) if request.model else {}
+            platform = price_of(replace(request, provider_id=None))
+            offers = tuple(_offer(each, limited, platform, past, speeds) for each in able[:SHOWN])
+            speed = speeds.get(ids[0]) if ids else None
+            expires_ms = now_ms + rules.VALID_MS
+            return Quoted(
+                Quote(renter_id, request.digest, price, expires_ms).sign(key),
+                expires_ms,
+                price,
+                reserve(price, limited),
+                rules.likely_micros(price, limited, past, speed),
+                offers,
+                len(able),
+            )
+
+        return await self._database.read(read)
+
+
+def _limited(request: JobRequest, past: Sequence[PastRun]) -> JobRequest:
+    return replace(request, duration_ms=rules.limit_ms(request, past))
+
+
+def _offer(
+    candidate: Candidate,
+    request: JobRequest,
+    platform: Price,
+    past: Sequence[PastRun],
+    speeds: Mapping[int, float],
+) -> Offer:
+    own = candidate.own_prices.of(request.job_type, request.model, candidate.gpu_model)
+    # A job in a container that names its provider may have the price of its GPU.
+    named = replace(request, provider_id=candidate.provider_id)
+    price = price_of(named) if request.job_type in NEED_IMAGE else own or platform
+    speed = speeds.get(candidate.provider_id)
+    hold = reserve(price, named).hold_micros
+    return Offer(candidate, price, hold, rules.likely_micros(price, named, past, speed), speed)
