@@ -28,10 +28,12 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         job = await self._jobs.submit(caller().id, convert.job_request(request), caller().key_id)
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
-    async def QuoteJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.QuoteJobResponse:
+    async def QuoteJob(self, request: pb.QuoteJobRequest, context: Context) -> pb.QuoteJobResponse:
         if convert.job_type(request.job_type) is None:
             raise invalid_field("job_type", "is not a job type that this server knows")
-        quoted = await self._quotes.quote(caller().id, convert.job_request(request))
+        # Both messages have the same fields, but for what a repeated submit and a quote are known by.
+        as_submitted = pb.SubmitJobRequest.FromString(request.SerializeToString())
+        quoted = await self._quotes.quote(caller().id, convert.job_request(as_submitted))
         return _quote(quoted, request.params.model)
 
     async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Context) -> pb.ListOwnJobsResponse:

@@ -901,6 +901,117 @@ class SubmitJobRequest(_message.Message):
 Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 
 @_typing.final
+class QuoteJobRequest(_message.Message):
+    """The job that is asked about: the body of a submit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    DURATION_MINUTES_FIELD_NUMBER: _builtins.int
+    CONTAINER_SPEC_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    GPU_REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_COST_HALALA_FIELD_NUMBER: _builtins.int
+    START_WITHIN_SECONDS_FIELD_NUMBER: _builtins.int
+    LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_SUPPLY_FIELD_NUMBER: _builtins.int
+    MIN_STANDING_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.int
+    """The id of the provider that shall run the job. Default: the platform chooses a provider."""
+    job_type: Global___JobType.ValueType
+    """The job type."""
+    duration_minutes: _builtins.float
+    """The greatest time that the job may run, in minutes; fractions are allowed. Where time is paid for, the hold is
+    computed from it. Default: three times as long as the longest of your last jobs with the same model or of the
+    same type, and without any 10 minutes, or 60 for a job in a container.
+    """
+    priority: _builtins.int
+    """The job's priority: jobs with a higher number run sooner. Default: 2."""
+    max_cost_halala: _builtins.int
+    """The greatest charge, in halala. The job is stopped before it would cost more. Default: only the hold
+    limits the charge.
+    """
+    start_within_seconds: _builtins.int
+    """How long the job may wait until a provider accepts it, in seconds; after that it fails and the whole hold
+    returns. Default: 600.
+    """
+    lost_after_seconds: _builtins.int
+    """How long the job's daemon may be silent before the job returns to the queue, in seconds. Default: 300."""
+    wait_for_supply: _builtins.bool
+    """True: the job waits even if no provider that was seen in the last ten minutes serves its model or job type.
+    Default: such a job is refused at once. It changes nothing for a job that names a provider.
+    """
+    min_standing: _standing_pb2.Standing.ValueType
+    """The least standing of the provider, for a job that names none: `new`, `proven` or `trusted`. Default: the
+    best standing that is there, proven and trusted counting alike, except that one job in twenty is offered to
+    new providers first, by which they can rise.
+    """
+    @_builtins.property
+    def container_spec(self) -> Global___ContainerSpec:
+        """The container that the job runs in."""
+
+    @_builtins.property
+    def params(self) -> Global___JobParams:
+        """The parameters of the job."""
+
+    @_builtins.property
+    def gpu_requirements(self) -> Global___GpuRequirements:
+        """What the provider must have. Used when `provider_id` is left out."""
+
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.int | None = ...,
+        job_type: Global___JobType.ValueType = ...,
+        duration_minutes: _builtins.float | None = ...,
+        container_spec: Global___ContainerSpec | None = ...,
+        params: Global___JobParams | None = ...,
+        gpu_requirements: Global___GpuRequirements | None = ...,
+        priority: _builtins.int | None = ...,
+        max_cost_halala: _builtins.int | None = ...,
+        start_within_seconds: _builtins.int | None = ...,
+        lost_after_seconds: _builtins.int | None = ...,
+        wait_for_supply: _builtins.bool | None = ...,
+        min_standing: _standing_pb2.Standing.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__duration_minutes: _TypeAlias = _typing.Literal["duration_minutes"]  # noqa: Y015
+    _WhichOneofArgType__duration_minutes: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes"]  # noqa: Y015
+    _WhichOneofReturnType__lost_after_seconds: _TypeAlias = _typing.Literal["lost_after_seconds"]  # noqa: Y015
+    _WhichOneofArgType__lost_after_seconds: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__max_cost_halala: _TypeAlias = _typing.Literal["max_cost_halala"]  # noqa: Y015
+    _WhichOneofArgType__max_cost_halala: _TypeAlias = _typing.Literal["_max_cost_halala", b"_max_cost_halala"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    _WhichOneofReturnType__start_within_seconds: _TypeAlias = _typing.Literal["start_within_seconds"]  # noqa: Y015
+    _WhichOneofArgType__start_within_seconds: _TypeAlias = _typing.Literal["_start_within_seconds", b"_start_within_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__wait_for_supply: _TypeAlias = _typing.Literal["wait_for_supply"]  # noqa: Y015
+    _WhichOneofArgType__wait_for_supply: _TypeAlias = _typing.Literal["_wait_for_supply", b"_wait_for_supply"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duration_minutes) -> _WhichOneofReturnType__duration_minutes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_after_seconds) -> _WhichOneofReturnType__lost_after_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_halala) -> _WhichOneofReturnType__max_cost_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_within_seconds) -> _WhichOneofReturnType__start_within_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_for_supply) -> _WhichOneofReturnType__wait_for_supply | None: ...
+
+Global___QuoteJobRequest: _TypeAlias = QuoteJobRequest  # noqa: Y015
+
+@_typing.final
 class QuoteJobResponse(_message.Message):
     """What a job would cost, and who could run it."""
 

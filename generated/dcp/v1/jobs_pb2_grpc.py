@@ -42,7 +42,7 @@ class JobServiceStub:
                 _registered_method=True)
         self.QuoteJob = channel.unary_unary(
                 '/dcp.v1.JobService/QuoteJob',
-                request_serializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.QuoteJobRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.QuoteJobResponse.FromString,
                 _registered_method=True)
         self.GetJob = channel.unary_unary(
@@ -189,7 +189,7 @@ def add_JobServiceServicer_to_server(servicer, server):
             ),
             'QuoteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.QuoteJob,
-                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.FromString,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.QuoteJobRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.QuoteJobResponse.SerializeToString,
             ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
@@ -281,7 +281,7 @@ class JobService:
             request,
             target,
             '/dcp.v1.JobService/QuoteJob',
-            dcp_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.QuoteJobRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.QuoteJobResponse.FromString,
             options,
             channel_credentials,

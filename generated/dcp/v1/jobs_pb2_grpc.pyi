@@ -41,7 +41,7 @@ class JobServiceStub:
     the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
     the same key with the same body returns the first job again.
     """
-    QuoteJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.QuoteJobResponse]
+    QuoteJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.QuoteJobRequest, _jobs_pb2.QuoteJobResponse]
     """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is
     held or stored.
 
@@ -102,7 +102,7 @@ class JobServiceAsyncStub(JobServiceStub):
     the rest of the hold returns. If the response is lost, repeat the request with the same `Idempotency-Key`:
     the same key with the same body returns the first job again.
     """
-    QuoteJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SubmitJobRequest, _jobs_pb2.QuoteJobResponse]  # type: ignore[assignment]
+    QuoteJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.QuoteJobRequest, _jobs_pb2.QuoteJobResponse]  # type: ignore[assignment]
     """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is
     held or stored.
 
@@ -170,7 +170,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def QuoteJob(
         self,
-        request: _jobs_pb2.SubmitJobRequest,
+        request: _jobs_pb2.QuoteJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.QuoteJobResponse, _abc.Awaitable[_jobs_pb2.QuoteJobResponse]]:
         """Says what a job would hold and likely cost, and who could run it. The body is that of a submit; nothing is

@@ -46,7 +46,7 @@ async def quote(
     values: dict[str, Any] = {"job_type": jobs_pb2.JOB_TYPE_LLM_INFERENCE, "params": asks()} | changes
     if provider is not None:
         values["provider_id"] = provider.id
-    request = jobs_pb2.SubmitJobRequest(**values)
+    request = jobs_pb2.QuoteJobRequest(**values)
     answer: jobs_pb2.QuoteJobResponse = await market.job_service.QuoteJob(request, metadata=renter.metadata)
     return answer
 
@@ -531,3 +531,11 @@ async def test_both_kinds_of_own_prices_live_side_by_side(market: Market) -> Non
     await set_own(market, provider, model=MODEL, remove=True)
     job = await market.submit(renter, provider, params=asks())
     assert job.rate_halala_per_minute == 120
+
+
+def test_quote_asks_for_what_a_submit_asks_for() -> None:
+    submit, asked = jobs_pb2.SubmitJobRequest.DESCRIPTOR, jobs_pb2.QuoteJobRequest.DESCRIPTOR
+    numbers = {field.name: (field.number, field.type) for field in submit.fields}
+    of_quote = {field.name: (field.number, field.type) for field in asked.fields}
+    assert numbers.keys() - of_quote.keys() == {"idempotency_key", "quote_id"}
+    assert of_quote.items() <= numbers.items()
