@@ -75,7 +75,9 @@ class Calls:
         self.shares[1] += ended.bill.fee_micros
 
 
-@pytest.mark.parametrize("count", [2_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [2_000, *(pytest.param(count, marks=pytest.mark.slow) for count in (100_000, 1_000_000))]
+)
 async def test_sum_of_charges_is_the_exact_sum_of_what_the_tokens_cost(
     database: Database, count: int
 ) -> None:
