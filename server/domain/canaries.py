@@ -47,6 +47,9 @@ TOO_SLOW, LEAST_OTHERS = 3.0, 2
 LEAST_TOKENS = 16
 # No text has more characters than this for each of its tokens, on average.
 CHARACTERS_A_TOKEN = 24
+# How many times as many tokens as others a provider may count in the same text, and how many at its end: what
+# ends an answer is counted by some servers.
+MORE_TOKENS, MORE_AT_END = 1.05, 2
 # Answers to different questions that are this much alike answer neither.
 FILLER = 0.9
 # Steps of a computation: enough that its result cannot be guessed, and a second of work.
@@ -217,6 +220,12 @@ def speed(job: Job) -> float | None:
     if job.started_ms is None or job.ended_ms is None or tokens < LEAST_TOKENS:
         return None
     return tokens * 1000 / max(1, job.ended_ms - job.started_ms)
+
+
+def counts_too_many(answer: Answer, others: Sequence[Answer]) -> bool:
+    """Whether a provider counts more tokens in a text than the others that wrote the very same."""
+    counts = [each.tokens for each in others if each.text == answer.text and each.tokens]
+    return bool(counts) and answer.tokens > median(counts) * MORE_TOKENS + MORE_AT_END
 
 
 def is_too_slow(own: float | None, others: Sequence[float]) -> bool:

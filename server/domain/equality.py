@@ -108,6 +108,8 @@ class Answer:
     weight: int = 1
     logprobs: Logprobs = ()
     """Of its first tokens; empty where its engine gives none."""
+    tokens: int = 0
+    """As its provider counted them; 0 if it did not."""
 
 
 def compare(answer: Answer, others: Sequence[Answer]) -> float | None:

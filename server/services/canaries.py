@@ -20,7 +20,7 @@ from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdic
 from server.domain.equality import MOST_QUESTIONS, Answer, likeness
 from server.domain.errors import DomainError
 from server.domain.holds import reserve
-from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType, Logprobs
+from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel
 from server.domain.levels import tier
 from server.domain.placement import allows
@@ -366,10 +366,13 @@ def _find_answer(canary: Canary, job: Job, text: str, now_ms: int, *, is_last: b
     past = [each for each in canaries.of_provider(canary.provider_id, PAST) if each.id < canary.id]
     if _is_filler(canary, text, past):
         return rules.failed(CanaryFault.ANSWER_DIFFERS)
-    finding = rules.by_answers(*_answers(canary, job, text), _unclear(past), is_last=is_last)
+    own, others = _answers(canary, job, text)
+    finding = rules.by_answers(own, others, _unclear(past), is_last=is_last)
     if finding is rules.WAITING and now_ms - canary.created_ms >= rules.WAITS_MS:
         return rules.UNDECIDED
     is_passed = finding.verdict is CanaryVerdict.PASSED
+    if is_passed and rules.counts_too_many(own, others):
+        return rules.failed(CanaryFault.TOKENS_IMPOSSIBLE, finding.figure)
     if is_passed and rules.is_too_slow(rules.speed(job), _speeds_of_others(canary, now_ms)):
         return rules.failed(CanaryFault.TOO_SLOW, finding.figure)
     return finding
@@ -381,12 +384,11 @@ def _answers(canary: Canary, job: Job, text: str) -> tuple[Answer, list[Answer]]
     ids = [canary.provider_id, *(each.provider_id for each in asked)]
     owners, passed = standing.owners(ids), canaries.passed(ids)
     others = [
-        (Answer(answer, rules.weight(passed[each.provider_id]), logprobs), owners[each.provider_id].marks)
+        (replace(answer, weight=rules.weight(passed[each.provider_id])), owners[each.provider_id].marks)
         for each in asked
-        for answer, logprobs in [_answer(each)]
-        if answer
+        if (answer := _answer(each)).text
     ]
-    own = Answer(text, rules.weight(passed[canary.provider_id]), job.logprobs)
+    own = replace(_answer_of(job, text), weight=rules.weight(passed[canary.provider_id]))
     return own, rules.voices(owners[canary.provider_id].marks, others)
 
 
@@ -405,16 +407,21 @@ def _is_filler(canary: Canary, text: str, past: Sequence[Canary]) -> bool:
     """Whether the provider gave this answer to another question."""
     for each in past:
         if each.kind is CanaryKind.ANSWER and each.question != canary.question:
-            found = likeness(text, _answer(each)[0])
+            found = likeness(text, _answer(each).text)
             if found is not None and found.aligned >= rules.FILLER:
                 return True
     return False
 
 
-def _answer(canary: Canary) -> tuple[str, Logprobs]:
+def _answer(canary: Canary) -> Answer:
     """The answer of a canary; empty if its job did not complete, or its text is no longer kept."""
     job = jobs.get(canary.job_id)
-    return (_text(job), job.logprobs) if job is not None and job.state is JobState.COMPLETED else ("", ())
+    is_whole = job is not None and job.state is JobState.COMPLETED
+    return _answer_of(job, _text(job)) if job is not None and is_whole else Answer("")
+
+
+def _answer_of(job: Job, text: str) -> Answer:
+    return Answer(text, logprobs=job.logprobs, tokens=int((job.usage or {}).get("completion_tokens", 0)))
 
 
 def _text(job: Job) -> str:

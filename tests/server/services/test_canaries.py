@@ -164,6 +164,26 @@ async def test_copied_text_whose_probabilities_are_invented_fails(checked: Marke
     assert [await each.judged() for each in honest_ones] == [{PASSED}, {PASSED}]
 
 
+async def test_provider_that_counts_more_tokens_than_others_in_the_same_text_fails(checked: Market) -> None:
+    """Tokens are paid for by the provider's own count, up to the bytes of the text: a check compares it."""
+    honest_ones, inflated = [await machine(checked) for _ in range(2)], await machine(checked)
+    tokens = {honest_ones[0]: 40, honest_ones[1]: 41, inflated: 48}
+    for _ in range(60):
+        await checked.check()
+        for each, count in tokens.items():
+            if await each.is_asked():
+                await each.answer(tokens=count)
+                await each.daemon.heard_nothing()
+        if await inflated.judged():
+            break
+        checked.clock.advance(1800)
+        for each in tokens:
+            await each.daemon.heartbeat()
+    assert await inflated.judged() == {FAILED}
+    assert CanaryFault.TOKENS_IMPOSSIBLE in {canary.fault for canary in await inflated.found()}
+    assert [await each.judged() for each in honest_ones] == [{PASSED}, {PASSED}]
+
+
 @pytest.mark.parametrize(
     "untrue",
     [
