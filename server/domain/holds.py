@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.domain import tokens
 from server.domain.errors import invalid_field
@@ -21,11 +21,12 @@ class Reservation:
     """Set where ``max_cost_halala`` allows fewer than the job asks for."""
 
 
-def reserve(price: Price, request: JobRequest) -> Reservation:
+def reserve(price: Price, request: JobRequest, context_tokens: int = 0) -> Reservation:
     """The hold of a new job: for its whole time, or for its prompt and the longest answer that it asks for.
 
-    With a lower ``max_cost_halala`` it is that, and time or answer are as long as it lasts. Raises
-    INVALID_FIELD if it does not last for the prompt and one token.
+    ``context_tokens`` is the longest context of its model that there is, 0 if that is not known: no answer is
+    longer, whatever a client asks for. With a lower ``max_cost_halala`` the hold is that, and time or answer
+    are as long as it lasts. Raises INVALID_FIELD if it does not last for the prompt and one token.
     """
     most = micros(request.max_cost_halala) if request.max_cost_halala is not None else None
     if isinstance(price, TimePrice):
@@ -34,6 +35,8 @@ def reserve(price: Price, request: JobRequest) -> Reservation:
             return Reservation(hold, request.duration_ms)
         return Reservation(most, price.longest_ms(request.max_cost_halala))
     paid = tokens.paid(request.spec)
+    if context_tokens:
+        paid = replace(paid, completion=min(paid.completion, context_tokens))
     hold = price.hold_micros(paid)
     if most is None or hold <= most:
         return Reservation(hold, request.duration_ms)

@@ -213,6 +213,8 @@ class Fleet:
         self._present: dict[int, Presence] = {}
         self._free = FreeSlots(self._present)
         self._serving: dict[str, dict[int, Presence]] = {}
+        self._contexts: dict[str, int] = {}
+        """The longest context of each model that was asked for since the sessions last changed."""
         self._last_ms: dict[int, int] = {}
         self._renewed_ms: dict[int, int] = {}
         """The last heartbeat that came by a session's stream; one by POST may come from any process."""
@@ -282,14 +284,14 @@ class Fleet:
             self._list(presence)
 
     def _list(self, presence: Presence) -> None:
-        self._tiers = None
+        self._tiers, self._contexts = None, {}
         presence.changed = self._free.changed
         self._free.changed.add(presence.provider_id)
         for model in presence.models:
             self._serving.setdefault(model.name, {})[presence.provider_id] = presence
 
     def _unlist(self, presence: Presence) -> None:
-        self._tiers = None
+        self._tiers, self._contexts = None, {}
         self._free.changed.add(presence.provider_id)
         for model in presence.models:
             serving = self._serving.get(model.name, {})
@@ -332,6 +334,16 @@ class Fleet:
     def serving(self, model: str | None, limit: int) -> list[Presence]:
         """The first sessions, in the order of joining, that serve the model; all sessions without a model."""
         return list(islice(list(self._serving_or_all(model)), limit))
+
+    def longest_context(self, model: str, provider_id: int | None) -> int:
+        """The longest context of a model, in tokens, on a provider or anywhere; 0 if one is not known."""
+        if provider_id is not None:
+            presence = self._present.get(provider_id)
+            return _context(model, [presence] if presence is not None else [])
+        contexts = self._contexts
+        if (found := contexts.get(model)) is None:
+            found = contexts[model] = _context(model, list(self._serving.get(model, {}).values()))
+        return found
 
     def _serving_or_all(self, model: str | None) -> Iterable[Presence]:
         return (self._present if model is None else self._serving.get(model, {})).values()
@@ -454,3 +466,8 @@ class Fleet:
                 self._taken_over_ms.pop(provider_id, None)
                 self._contested_ms.pop(provider_id, None)
                 self._reports.pop(provider_id, None)
+
+
+def _context(model: str, serving: Iterable[Presence]) -> int:
+    found = [each.context_tokens for presence in serving for each in presence.models if each.name == model]
+    return max(found) if found and all(found) else 0

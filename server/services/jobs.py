@@ -321,7 +321,11 @@ class Jobs:
             price = price_of(request)
         if not request.duration_ms:
             request = replace(request, duration_ms=limit_ms(request, likes(renter_id, request)))
-        reserved = reserve(price, request)
+        reserved = reserve(
+            price,
+            request,
+            self._fleet.longest_context(request.model, request.provider_id) if request.model else 0,
+        )
         if reserved.max_tokens is not None:
             request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
         hold = reserved.hold_micros

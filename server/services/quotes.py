@@ -88,6 +88,7 @@ class Quotes:
             able.sort(key=lambda each: rank(each, request.model))
             ids = [each.provider_id for each in able]
             speeds = canaries.measured(request.model, ids, now_ms - SPEEDS_MS) if request.model else {}
+            context = self._fleet.longest_context(request.model, request.provider_id) if request.model else 0
             platform = price_of(replace(request, provider_id=None))
             offers = tuple(_offer(each, limited, platform, past, speeds) for each in able[:SHOWN])
             speed = speeds.get(ids[0]) if ids else None
@@ -96,7 +97,7 @@ class Quotes:
                 Quote(renter_id, request.digest, price, expires_ms).sign(key),
                 expires_ms,
                 price,
-                reserve(price, limited),
+                reserve(price, limited, context),
                 rules.likely_micros(price, limited, past, speed),
                 offers,
                 len(able),
@@ -121,5 +122,6 @@ def _offer(
     named = replace(request, provider_id=candidate.provider_id)
     price = price_of(named) if request.job_type in NEED_IMAGE else own or platform
     speed = speeds.get(candidate.provider_id)
-    hold = reserve(price, named).hold_micros
+    contexts = [model.context_tokens for model in candidate.models if model.name == request.model]
+    hold = reserve(price, named, max(contexts, default=0)).hold_micros
     return Offer(candidate, price, hold, rules.likely_micros(price, named, past, speed), speed)

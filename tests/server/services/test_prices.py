@@ -171,6 +171,21 @@ async def test_cancelled_run_pays_for_what_it_wrote(any_market: Market) -> None:
     await market.assert_money_adds_up()
 
 
+async def test_hold_is_for_no_longer_answer_than_any_context_allows(any_market: Market) -> None:
+    """Clients ask for more tokens than a model can write; the daemon here has a context of 2,048."""
+    market = any_market
+    await set_price(market, model=MODEL, **by_tokens("0", "1"))
+    renter, provider = await market.renter(1000), await market.provider()
+    daemon = await market.daemon(provider)
+    hold = 2048 * 100 + 1
+    assert (await quote(market, renter, params=asks(100_000))).hold_micro_halala == hold
+    job = await market.submit(renter, params=asks(100_000))
+    offer = await run(market, daemon, prompt=10, completion=2048, text=b"x" * 5000)
+    assert offer.params.max_tokens == 100_000
+    billing = (await market.job(job)).billing
+    assert (billing.hold_micro_halala, billing.actual_cost_micro_halala) == (hold, hold - 1)
+
+
 async def test_max_cost_shortens_the_answer(any_market: Market) -> None:
     market = any_market
     await set_price(market, model=MODEL, **by_tokens("100", "5000"))
