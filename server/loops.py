@@ -101,6 +101,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
         Loop(CANARY_SECONDS, (Duty("check providers", services.canaries.tick),)),
         Loop(PERIOD_SECONDS, (Duty("assess providers", services.standings.tick),)),
         Loop(MATURING_SECONDS, (Duty("mature payouts", services.payouts.tick),)),
+        Loop(MATURING_SECONDS, (Duty("charge for storage", services.storage_charges.tick),)),
         Loop(
             CHECKPOINT_SECONDS,
             (

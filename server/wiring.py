@@ -51,6 +51,7 @@ from server.services.retention import Retention
 from server.services.sessions import Shared
 from server.services.standing import Standings
 from server.services.statements import Statements
+from server.services.storage_charges import StorageCharges
 from server.services.streams import Streams
 from server.services.sweep import Sweep
 from server.services.terms import OwnTerms
@@ -102,6 +103,7 @@ class Services:
         self.keys = Credentials(database, clock, config.admin_token)
         self.key_ring = KeyRing(database, clock, self.keys)
         self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
+        self.storage_charges = StorageCharges(database, clock)
         self.prices = PriceList(database, self.terms, clock)
         self.jobs = Jobs(
             database,

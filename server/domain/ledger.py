@@ -62,6 +62,8 @@ class TransferKind(StrEnum):
     DEBT_REPAID = "debt_repaid"
     # The market pays for a check; it goes to the wallet of one of its own renters.
     CANARY_FUNDED = "canary_funded"
+    # A renter paid for what was kept for it on a day.
+    STORAGE = "storage"
 
 
 # The transfers that take a job's hold apart; others that name a job do not touch its hold.
@@ -218,6 +220,11 @@ def hold_transfer(renter_id: int, amount_micros: int, job_id: str) -> Transfer:
 def forfeit_transfer(renter_id: int, amount_micros: int) -> Transfer:
     """Gives the balance of a deleted renter's wallet to the platform."""
     return Transfer(TransferKind.FORFEIT, renter(renter_id), PLATFORM, amount_micros)
+
+
+def storage_transfer(renter_id: int, amount_micros: int) -> Transfer:
+    """Pays the platform for what it keeps for a renter."""
+    return Transfer(TransferKind.STORAGE, renter(renter_id), PLATFORM, amount_micros)
 
 
 def funding(renter_id: int, amount_micros: int) -> Transfer:

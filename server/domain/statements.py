@@ -40,6 +40,7 @@ _DESCRIPTIONS = {
     TransferKind.CREDIT: "credited by the operator",
     TransferKind.TOPUP: "topped up with play money",
     TransferKind.FORFEIT: "given up with the account",
+    TransferKind.STORAGE: "paid for what was kept on a day",
 }
 _JOB_DESCRIPTIONS = {
     TransferKind.HOLD: "held for a {job_type} job",

@@ -7,7 +7,7 @@ from dcp.v1 import prices_pb2_grpc
 
 from server.domain.errors import invalid_field
 from server.domain.gpu_models import asked
-from server.domain.pricing import Price, TimePrice, TokenPrice, per_minute, sar_micros
+from server.domain.pricing import Price, TimePrice, TokenPrice, per_minute, sar, sar_micros
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
@@ -32,6 +32,12 @@ class PriceServicer(prices_pb2_grpc.PriceServiceServicer):
 
     async def SetPrice(self, request: pb.SetPriceRequest, context: Context) -> pb.ListPricesResponse:
         return _card(await self._prices.set(operator(context), _subject(request), _price(request)))
+
+    async def SetStoragePrice(
+        self, request: pb.SetStoragePriceRequest, context: Context
+    ) -> pb.ListPricesResponse:
+        micros = _amount(request, "sar_per_gb_day")
+        return _card(await self._prices.set_storage(operator(context), micros or None))
 
     async def SetOwnPrice(self, request: pb.SetPriceRequest, context: Context) -> pb.ListOwnPricesResponse:
         return _own(await self._prices.set_own(caller().id, _subject(request), _price(request)))
@@ -68,7 +74,7 @@ def _price(request: pb.SetPriceRequest) -> Price | None:
     return TokenPrice(amounts[_INPUT], amounts.get(_CACHED, amounts[_INPUT]), amounts[_OUTPUT])
 
 
-def _amount(request: pb.SetPriceRequest, name: str) -> int:
+def _amount(request: pb.SetPriceRequest | pb.SetStoragePriceRequest, name: str) -> int:
     try:
         micros = sar_micros(getattr(request, name))
     except ValueError as error:
@@ -103,7 +109,8 @@ def _card(card: Card) -> pb.ListPricesResponse:
         )
         for name, price in sorted(card.prices.tokens.items())
     ]
-    return pb.ListPricesResponse(prices=[*kinds, *gpus, *models])
+    kept = sar(card.storage_micros) if card.storage_micros is not None else None
+    return pb.ListPricesResponse(prices=[*kinds, *gpus, *models], sar_per_gb_day=kept)
 
 
 def _own(prices: list[OwnPrice]) -> pb.ListOwnPricesResponse:

@@ -81,6 +81,19 @@ class PriceList:
 
         return await self._database.run(change)
 
+    async def set_storage(self, operator: Operator, micros: int | None) -> Card:
+        """Sets what renters pay for a day of a kept GB; None: nothing."""
+        now_ms = ms(self._clock)
+
+        def change() -> Card:
+            before = prices.change_storage(micros, now_ms)
+            if before != micros:
+                facts = [{"micros_per_gb_day": of} for of in (before, micros)]
+                operator.note("price.change", prices.GB_DAY, facts[0], facts[1], now_ms)
+            return prices.card()
+
+        return await self._database.run(change)
+
     async def own(self, provider_id: int) -> list[OwnPrice]:
         """A provider's prices by GPU model and by model."""
         return await self._database.read(lambda: _own(terms.of(provider_id).prices))

@@ -216,9 +216,10 @@ def earned_by_all(of_providers: Mapping[AccountKind, int]) -> int:
 def fees_of_all() -> int:
     """The sum of all fees, in micros, less what disputes took back of them.
 
-    It is what the platform has, without what renters gave up.
+    It is what the platform has, without what renters gave up and what they paid for storage.
     """
-    return balance(ledger.PLATFORM) - turnover(TransferKind.FORFEIT)
+    others = turnover(TransferKind.FORFEIT) + turnover(TransferKind.STORAGE)
+    return balance(ledger.PLATFORM) - others
 
 
 def of_kind(kind: TransferKind) -> Any:

@@ -94,6 +94,7 @@ class Renter(Table):
     created_ms = pw.BigIntegerField()
     erase_from_ms = pw.BigIntegerField(null=True)
     request_bytes = pw.BigIntegerField(default=0)
+    storage_day = pw.BigIntegerField(default=0)
     network = pw.TextField(null=True)
     is_market = pw.BooleanField(default=False)
     email_verified_ms = pw.BigIntegerField(null=True)

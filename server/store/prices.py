@@ -31,8 +31,10 @@ class Kind(StrEnum):
     JOB_TYPE = "job_type"
     GPU_MODEL = "gpu_model"
     MODEL = "model"
+    STORAGE = "storage"
 
 
+GB_DAY = "gb_day"
 _COLUMNS = (PriceRow.kind, PriceRow.subject, PriceRow.price, PriceRow.since_ms)
 _of = PreparedQuery(
     lambda: PriceRow.select(*_COLUMNS).where(
@@ -47,6 +49,8 @@ class Card:
 
     prices: Prices
     since_ms: Mapping[tuple[Kind, str], int]
+    storage_micros: int | None = None
+    """For a day of a GB that is kept."""
 
 
 def of(request: JobRequest, gpu_model: str | None) -> Prices:
@@ -62,14 +66,29 @@ def card() -> Card:
 
 def change(kind: Kind, subject: str, price: Price | None, now_ms: int) -> Price | None:
     """Sets a price, or ends it, and returns the previous one; concurrent changes of it wait for this one."""
+    stored = _replace(kind, subject, price.text if price is not None else None, now_ms)
+    if stored is None and kind is Kind.JOB_TYPE:
+        return per_minute(RATE_HALALA_PER_MINUTE[JobType(subject)])
+    return parse(stored) if stored is not None else None
+
+
+def storage_micros() -> int | None:
+    """What a day of a GB costs that is kept for a renter; None: nothing."""
+    stored = PriceRow.select(PriceRow.price).where(PriceRow.kind == Kind.STORAGE.value).scalar()
+    return int(stored) if stored is not None else None
+
+
+def change_storage(micros: int | None, now_ms: int) -> int | None:
+    """Sets what a day of a kept GB costs, or ends it, and returns what it cost before."""
+    stored = _replace(Kind.STORAGE, GB_DAY, str(micros) if micros is not None else None, now_ms)
+    return int(stored) if stored is not None else None
+
+
+def _replace(kind: Kind, subject: str, text: str | None, now_ms: int) -> str | None:
     PriceRow.insert(kind=kind.value, subject=subject, since_ms=now_ms).on_conflict_ignore().execute()
     is_it = (PriceRow.kind == kind.value) & (PriceRow.subject == subject)
-    stored = locking(PriceRow.select().where(is_it)).get().price
-    before = parse(stored) if stored is not None else None
-    if before is None and kind is Kind.JOB_TYPE:
-        before = per_minute(RATE_HALALA_PER_MINUTE[JobType(subject)])
-    if before != price:
-        text = price.text if price is not None else None
+    before: str | None = locking(PriceRow.select().where(is_it)).get().price
+    if before != text:
         PriceRow.update(price=text, since_ms=now_ms).where(is_it).execute()
     return before
 
@@ -77,10 +96,15 @@ def change(kind: Kind, subject: str, price: Price | None, now_ms: int) -> Price 
 def _card(rows: Any, kinds: Collection[JobType]) -> Card:
     found: dict[tuple[Kind, str], Price] = {}
     since: dict[tuple[Kind, str], int] = {}
+    storage: int | None = None
     for kind, subject, price, since_ms in rows:
-        if price is not None:
+        if price is None:
+            continue
+        since[Kind(kind), subject] = int(since_ms)
+        if kind == Kind.STORAGE.value:
+            storage = int(price)
+        else:
             found[Kind(kind), subject] = parse(price)
-            since[Kind(kind), subject] = int(since_ms)
     of_type = {name: price for (kind, name), price in found.items() if kind is Kind.JOB_TYPE}
     rates = {
         kind: of_type[kind.value].halala_per_minute if kind.value in of_type else RATE_HALALA_PER_MINUTE[kind]
@@ -92,4 +116,4 @@ def _card(rows: Any, kinds: Collection[JobType]) -> Card:
         if kind is Kind.GPU_MODEL and isinstance(price, TimePrice)
     }
     tokens = {name: price for (_, name), price in found.items() if isinstance(price, TokenPrice)}
-    return Card(Prices(rates, hours, tokens), since)
+    return Card(Prices(rates, hours, tokens), since, storage)

@@ -65,6 +65,20 @@ def add_request(renter_id: int, size_bytes: int) -> int:
     return int(_add_request.value(id=renter_id, size=size_bytes))
 
 
+def unpaid(day: int, limit: int) -> list[int]:
+    """Renters with kept requests that did not pay for this day yet, those longest unpaid first."""
+    query = Renter.select(Renter.id).where(
+        Renter.storage_day < day, Renter.request_bytes > pw.SQL("0"), ~Renter.is_market
+    )
+    return [int(id_) for (id_,) in tuples(query.order_by(Renter.storage_day, Renter.id).limit(limit))]
+
+
+def begin_day(renter_id: int, day: int) -> bool:
+    """Notes that a renter pays for a day; False if it did already, by this server or another."""
+    query = Renter.update(storage_day=day).where(Renter.id == renter_id, Renter.storage_day < day)
+    return bool(query.execute())
+
+
 def _has_open_dispute() -> Any:
     """Whether a job's texts are the evidence of a dispute that an operator has yet to decide."""
     is_open = states.is_in(Dispute.state, DisputeState.OPEN)

@@ -44,6 +44,9 @@ class ListPricesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICES_FIELD_NUMBER: _builtins.int
+    SAR_PER_GB_DAY_FIELD_NUMBER: _builtins.int
+    sar_per_gb_day: _builtins.str
+    """What renters pay for a day of each GB that is kept for them, in SAR. Absent: nothing."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceEntry]:
         """The prices by job type, then by GPU model, then by model."""
@@ -52,14 +55,39 @@ class ListPricesResponse(_message.Message):
         self,
         *,
         prices: _abc.Iterable[Global___PriceEntry] | None = ...,
+        sar_per_gb_day: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sar_per_gb_day", b"_sar_per_gb_day", "sar_per_gb_day", b"sar_per_gb_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sar_per_gb_day", b"_sar_per_gb_day", "prices", b"prices", "sar_per_gb_day", b"sar_per_gb_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sar_per_gb_day: _TypeAlias = _typing.Literal["sar_per_gb_day"]  # noqa: Y015
+    _WhichOneofArgType__sar_per_gb_day: _TypeAlias = _typing.Literal["_sar_per_gb_day", b"_sar_per_gb_day"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sar_per_gb_day) -> _WhichOneofReturnType__sar_per_gb_day | None: ...
+
+Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class SetStoragePriceRequest(_message.Message):
+    """The price from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAR_PER_GB_DAY_FIELD_NUMBER: _builtins.int
+    sar_per_gb_day: _builtins.str
+    """In SAR, with at most 8 decimals; `0`: nothing is paid."""
+    def __init__(
+        self,
+        *,
+        sar_per_gb_day: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sar_per_gb_day", b"sar_per_gb_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+Global___SetStoragePriceRequest: _TypeAlias = SetStoragePriceRequest  # noqa: Y015
 
 @_typing.final
 class PriceEntry(_message.Message):

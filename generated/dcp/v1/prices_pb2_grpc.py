@@ -49,6 +49,11 @@ class PriceServiceStub:
                 request_serializer=dcp_dot_v1_dot_prices__pb2.SetPriceRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
                 _registered_method=True)
+        self.SetStoragePrice = channel.unary_unary(
+                '/dcp.v1.PriceService/SetStoragePrice',
+                request_serializer=dcp_dot_v1_dot_prices__pb2.SetStoragePriceRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
+                _registered_method=True)
         self.SetOwnPrice = channel.unary_unary(
                 '/dcp.v1.PriceService/SetOwnPrice',
                 request_serializer=dcp_dot_v1_dot_prices__pb2.SetPriceRequest.SerializeToString,
@@ -85,6 +90,16 @@ class PriceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetStoragePrice(self, request, context):
+        """Sets what renters pay for a day of each GB (a billion bytes) that is kept for them: the requests of their jobs,
+        with their input files, and the files that jobs left. At first that is nothing.
+
+        A renter pays once each day, by UTC, for what is kept then. A wallet pays what it has and no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetOwnPrice(self, request, context):
         """Sets the provider's own price for an hour of its GPUs, or for a million tokens of a model.
 
@@ -114,6 +129,11 @@ def add_PriceServiceServicer_to_server(servicer, server):
             'SetPrice': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPrice,
                     request_deserializer=dcp_dot_v1_dot_prices__pb2.SetPriceRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_prices__pb2.ListPricesResponse.SerializeToString,
+            ),
+            'SetStoragePrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStoragePrice,
+                    request_deserializer=dcp_dot_v1_dot_prices__pb2.SetStoragePriceRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_prices__pb2.ListPricesResponse.SerializeToString,
             ),
             'SetOwnPrice': grpc.unary_unary_rpc_method_handler(
@@ -185,6 +205,33 @@ class PriceService:
             target,
             '/dcp.v1.PriceService/SetPrice',
             dcp_dot_v1_dot_prices__pb2.SetPriceRequest.SerializeToString,
+            dcp_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetStoragePrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.PriceService/SetStoragePrice',
+            dcp_dot_v1_dot_prices__pb2.SetStoragePriceRequest.SerializeToString,
             dcp_dot_v1_dot_prices__pb2.ListPricesResponse.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,12 @@ class PriceServiceStub:
 
     Providers' own prices stay as they are, also where they are outside the new bounds.
     """
+    SetStoragePrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.SetStoragePriceRequest, _prices_pb2.ListPricesResponse]
+    """Sets what renters pay for a day of each GB (a billion bytes) that is kept for them: the requests of their jobs,
+    with their input files, and the files that jobs left. At first that is nothing.
+
+    A renter pays once each day, by UTC, for what is kept then. A wallet pays what it has and no more.
+    """
     SetOwnPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.SetPriceRequest, _prices_pb2.ListOwnPricesResponse]
     """Sets the provider's own price for an hour of its GPUs, or for a million tokens of a model.
 
@@ -71,6 +77,12 @@ class PriceServiceAsyncStub(PriceServiceStub):
     """Sets the platform's price for an hour of a GPU model, or for a million tokens of a model.
 
     Providers' own prices stay as they are, also where they are outside the new bounds.
+    """
+    SetStoragePrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.SetStoragePriceRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
+    """Sets what renters pay for a day of each GB (a billion bytes) that is kept for them: the requests of their jobs,
+    with their input files, and the files that jobs left. At first that is nothing.
+
+    A renter pays once each day, by UTC, for what is kept then. A wallet pays what it has and no more.
     """
     SetOwnPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.SetPriceRequest, _prices_pb2.ListOwnPricesResponse]  # type: ignore[assignment]
     """Sets the provider's own price for an hour of its GPUs, or for a million tokens of a model.
@@ -107,6 +119,18 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets the platform's price for an hour of a GPU model, or for a million tokens of a model.
 
         Providers' own prices stay as they are, also where they are outside the new bounds.
+        """
+
+    @_abc_1.abstractmethod
+    def SetStoragePrice(
+        self,
+        request: _prices_pb2.SetStoragePriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]:
+        """Sets what renters pay for a day of each GB (a billion bytes) that is kept for them: the requests of their jobs,
+        with their input files, and the files that jobs left. At first that is nothing.
+
+        A renter pays once each day, by UTC, for what is kept then. A wallet pays what it has and no more.
         """
 
     @_abc_1.abstractmethod

@@ -62,6 +62,8 @@ class _TransferKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transfer
     """A provider repaid what it owed after a dispute."""
     TRANSFER_KIND_CANARY_FUNDED: _TransferKind.ValueType  # 77
     """The market paid for a check of a provider's work."""
+    TRANSFER_KIND_STORAGE: _TransferKind.ValueType  # 78
+    """The renter paid for the requests and files that were kept for it on a day."""
 
 class TransferKind(_TransferKind, metaclass=_TransferKindEnumTypeWrapper):
     """The reason for a transfer of money."""
@@ -102,6 +104,8 @@ TRANSFER_KIND_DEBT_REPAID: TransferKind.ValueType  # 76
 """A provider repaid what it owed after a dispute."""
 TRANSFER_KIND_CANARY_FUNDED: TransferKind.ValueType  # 77
 """The market paid for a check of a provider's work."""
+TRANSFER_KIND_STORAGE: TransferKind.ValueType  # 78
+"""The renter paid for the requests and files that were kept for it on a day."""
 Global___TransferKind: _TypeAlias = TransferKind  # noqa: Y015
 
 class _UsageGroup:

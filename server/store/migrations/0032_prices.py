@@ -9,7 +9,7 @@ import peewee
 
 TABLES = """
 CREATE TABLE price (
-    kind TEXT NOT NULL CHECK (kind IN ('job_type', 'gpu_model', 'model')),
+    kind TEXT NOT NULL CHECK (kind IN ('job_type', 'gpu_model', 'model', 'storage')),
     subject TEXT NOT NULL,
     price TEXT,
     since_ms BIGINT NOT NULL,
@@ -21,6 +21,8 @@ CREATE INDEX price_of ON price (subject);
 DROP TABLE job_rate;
 ALTER TABLE provider_terms ADD COLUMN prices TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE job ADD COLUMN price TEXT;
+ALTER TABLE renter ADD COLUMN storage_day BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX renter_unpaid ON renter (storage_day, id) WHERE request_bytes > 0;
 CREATE TABLE token_remainder (
     renter_id BIGINT PRIMARY KEY REFERENCES renter (id),
     parts BIGINT NOT NULL

@@ -11,7 +11,7 @@ from server.domain.holds import reserve
 from server.domain.jobs import Bill, JobRequest, JobType
 from server.domain.ledger import make_bill
 from server.domain.money import MICROS, micros, text, whole_halala
-from server.domain.pricing import per_minute
+from server.domain.pricing import Counts, Price, TimePrice, TokenPrice, parse, per_minute
 
 RATES = st.integers(1, 100_000)
 MINUTES_MS = st.integers(6_000, 1440 * 60_000)
@@ -147,3 +147,70 @@ def test_whole_halala_never_exceed_the_amount(amount: int) -> None:
 )
 def test_amounts_are_written_with_as_many_decimals_as_they_need(amount: int, said: str) -> None:
     assert text(amount) == said
+
+
+QUOTE = TokenPrice(10, 5, 20)
+
+
+@pytest.mark.parametrize(
+    ("price", "is_within"),
+    [
+        (QUOTE, True),
+        (TokenPrice(1, 1, 1), True),
+        (TokenPrice(11, 1, 1), False),
+        (TokenPrice(1, 6, 1), False),
+        (TokenPrice(1, 1, 21), False),
+        (TimePrice(10**12), True),
+    ],
+)
+def test_price_by_tokens_is_within_a_quote_in_each_part(price: Price, is_within: bool) -> None:
+    assert price.is_within(QUOTE) is is_within
+
+
+@pytest.mark.parametrize(("micros_per_hour", "is_within"), [(100, True), (101, False)])
+def test_price_by_time_is_within_a_quote_that_is_no_lower(micros_per_hour: int, is_within: bool) -> None:
+    assert TimePrice(micros_per_hour).is_within(TimePrice(100)) is is_within
+    assert QUOTE.is_within(TimePrice(1)), "what is priced by another measure takes the quote"
+
+
+TOKEN_PRICES = st.builds(TokenPrice, *[st.integers(0, 10**13) for _ in range(3)])
+PRICES = st.builds(TimePrice, st.integers(1, 10**15)) | TOKEN_PRICES
+
+
+@given(PRICES)
+def test_stored_price_is_read_as_it_was(price: Price) -> None:
+    assert parse(price.text) == price
+
+
+@given(st.integers(1, 10**6))
+def test_price_of_an_older_job_is_its_rate(rate: int) -> None:
+    assert parse(str(rate)) == per_minute(rate)
+    assert per_minute(rate).halala_per_minute == rate
+
+
+COUNTS = st.builds(Counts, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 2 * 10**6))
+
+
+@given(TOKEN_PRICES, COUNTS, COUNTS)
+def test_hold_by_tokens_is_enough_for_every_count_up_to_its_own(
+    price: TokenPrice, most: Counts, less: Counts
+) -> None:
+    used = Counts(min(less.prompt, most.prompt), min(less.completion, most.completion), less.cached)
+    carried = pricing.PARTS - 1
+    assert (price.cost_parts(used) + carried) // pricing.PARTS <= price.hold_micros(most)
+
+
+@given(
+    st.builds(TokenPrice, *[st.integers(0, 10**13) for _ in range(3)]),
+    st.integers(0, 10**5),
+    st.integers(1, 10**15),
+)
+def test_longest_answer_for_a_hold_is_held_by_it_and_one_token_more_is_not(
+    price: TokenPrice, prompt: int, hold: int
+) -> None:
+    longest = price.most_completion(prompt, hold)
+    if longest >= 0:
+        assert price.hold_micros(Counts(prompt, longest)) <= hold
+        assert price.hold_micros(Counts(prompt, longest + 1)) > hold
+    elif price.completion:
+        assert price.hold_micros(Counts(prompt, 0)) > hold

@@ -9,7 +9,16 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from dcp.v1 import admin_pb2, gpus_pb2, jobs_pb2, prices_pb2, sessions_pb2, terms_pb2
+from dcp.v1 import (
+    admin_pb2,
+    gpus_pb2,
+    jobs_pb2,
+    prices_pb2,
+    renters_pb2,
+    sessions_pb2,
+    statements_pb2,
+    terms_pb2,
+)
 
 from server.domain.honesty import Verdict
 from server.domain.pricing import sar_micros
@@ -437,6 +446,82 @@ async def test_simultaneous_changes_of_a_price_leave_one(any_market: Market) -> 
     listed = (await market.price_service.ListPrices(prices_pb2.ListPricesRequest())).prices
     (entry,) = [entry for entry in listed if entry.gpu_model == GPU]
     assert entry.price.sar_per_hour in amounts
+
+
+# What is kept.
+
+
+async def keep(market: Market, renter: Party, size: int) -> None:
+    await market.set_renter(renter, request_bytes=size)
+
+
+async def charge_for_storage(market: Market) -> None:
+    await market._do("charge for storage")
+
+
+async def test_what_is_kept_is_paid_for_once_a_day(any_market: Market) -> None:
+    market = any_market
+    renter, other, poor = await market.renter(100), await market.renter(100), await market.renter(1)
+    await keep(market, renter, 3 * 10**9 // 2)
+    await keep(market, poor, 10**12)
+    await charge_for_storage(market)
+    assert await market.wallet(renter) == (100, 0)
+    await set_storage_price(market, "0.01")
+    for _ in range(3):
+        await charge_for_storage(market)
+    balances = [(await market.wallet(who))[0] for who in (renter, other, poor)]
+    assert balances == [98, 100, 0]  # 1.5 halala; nothing is kept; more than it has
+    market.clock.advance(24 * 3600)
+    await charge_for_storage(market)
+    assert (await market.wallet(renter))[0] == 97
+    statement = await market.statement_service.ListOwnLedger(
+        statements_pb2.ListOwnLedgerRequest(), metadata=renter.metadata
+    )
+    newest = statement.lines[0]
+    assert (newest.kind, newest.description) == (
+        statements_pb2.TRANSFER_KIND_STORAGE,
+        "paid for what was kept on a day",
+    )
+    await market.assert_money_adds_up()
+    await set_storage_price(market, "0")
+    market.clock.advance(24 * 3600)
+    await charge_for_storage(market)
+    assert (await market.wallet(renter))[0] == 97
+
+
+async def test_parts_of_what_is_kept_are_carried_from_day_to_day(market: Market) -> None:
+    renter = await market.renter(100)
+    await keep(market, renter, 5)
+    await set_storage_price(market, "1")  # half a micro a day for five bytes
+    paid = []
+    for _ in range(4):
+        await charge_for_storage(market)
+        market.clock.advance(24 * 3600)
+        ledger_of = await market.renter_service.GetOwnRenter(
+            renters_pb2.GetOwnRenterRequest(), metadata=renter.metadata
+        )
+        paid.append(100 * HALALA - ledger_of.renter.balance_micro_halala)
+    assert paid == [0, 1, 1, 2]
+    await market.assert_money_adds_up()
+
+
+async def set_storage_price(market: Market, amount: str) -> prices_pb2.ListPricesResponse:
+    request = prices_pb2.SetStoragePriceRequest(sar_per_gb_day=amount)
+    answer: prices_pb2.ListPricesResponse = await market.price_service.SetStoragePrice(
+        request, metadata=market.admin_metadata
+    )
+    return answer
+
+
+async def test_price_of_what_is_kept_is_public(market: Market) -> None:
+    shown = await market.price_service.ListPrices(prices_pb2.ListPricesRequest())
+    assert not shown.HasField("sar_per_gb_day")
+    assert (await set_storage_price(market, "0.015")).sar_per_gb_day == "0.015"
+    shown = await market.price_service.ListPrices(prices_pb2.ListPricesRequest())
+    assert shown.sar_per_gb_day == "0.015"
+    for amount in ("", "-1", "x", "1.123456789", "100001"):
+        refused = await refusal(set_storage_price(market, amount))
+        assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "sar_per_gb_day")
 
 
 # Quotes.

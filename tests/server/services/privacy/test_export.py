@@ -149,6 +149,7 @@ _BUDGET = "sums of the jobs that the export lists, by their keys"
 _LETTER = "a mail that the renter got; goes after two days"
 NOT_EXPORTED = {
     "job.logprobs": "kept only of the market's own jobs",
+    "renter.storage_day": "the last day that was paid for; the statement has each",
     "token_remainder.renter_id": "see token_remainder.parts",
     "token_remainder.parts": "less than a millionth of a halala",
     "renter.network": "a digest of where the account was registered, which nobody can read",
