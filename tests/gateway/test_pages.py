@@ -117,7 +117,8 @@ def test_reference_lists_who_may_call_and_what_fields_mean() -> None:
     submit = operations["submit-job"]
     rows = {row.name: row for row in submit.rows}
     assert submit.roles == ("renter",)
-    assert rows["duration_minutes"].required
+    assert rows["job_type"].required
+    assert not rows["duration_minutes"].required
     assert "0.1 to 1,440" in rows["duration_minutes"].limits
     page_size = {row.name: row for row in operations["list-own-jobs"].rows}["page_size"]
     assert page_size.limits == ("1 to 200", "default: 50")

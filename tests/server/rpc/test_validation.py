@@ -75,6 +75,9 @@ def valid_request(method: str) -> Message:
             duration_minutes=1,
             params=jobs_pb2.JobParams(model=MODEL, prompt="hi"),
         ),
+        "JobService.QuoteJob": jobs_pb2.QuoteJobRequest(
+            job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, params=jobs_pb2.JobParams(model=MODEL, prompt="hi")
+        ),
         "OperationService.ChangeRate": operations_pb2.ChangeRateRequest(
             job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=1
         ),
@@ -266,6 +269,8 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
         *(f"dcp.v1.{name}Request.code" for name in ("VerifyEmail", "RedeemKeyCode")),  # only digested
         "dcp.v1.ProvableGpu.uuid",  # compared with the reported ones, which are shown
         *(f"dcp.v1.SetPriceRequest.{name}" for name in AMOUNTS),  # decimal numbers
+        "dcp.v1.SetStoragePriceRequest.sar_per_gb_day",  # a decimal number
+        "dcp.v1.SubmitJobRequest.quote_id",  # signed by the server
         "dcp.v1.TokenLogprob.token",  # compared with those of other daemons
         "dcp.v1.Usage.bounded",  # the server's own words: what a daemon sends there is dropped
     }
