@@ -158,6 +158,28 @@ class Prices:
 NO_PRICES = Prices()
 
 
+def of_provider(
+    own: Prices,
+    card: Prices,
+    kind: JobType,
+    model: str | None,
+    gpu_model: str | None,
+    gpus: int = 1,
+    *,
+    is_verified: bool,
+) -> Price:
+    """The price of a job that names a provider: its own, or the platform's.
+
+    A GPU that is only claimed makes no job dearer.
+    """
+    if (price := own.of(kind, model, gpu_model, gpus)) is not None:
+        return price
+    by_gpu, by_type = (card.of(kind, model, name, gpus) for name in (gpu_model, None))
+    if by_gpu is None or by_type is None:
+        raise ValueError("each job type has a rate")
+    return by_gpu if is_verified or by_gpu.is_within(by_type) else by_type
+
+
 def sar(micros_: int) -> str:
     """An amount in micros in SAR, with as many decimals as it needs: "0.6"."""
     return text(micros_, unit=SAR)

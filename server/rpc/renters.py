@@ -125,4 +125,13 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         runs_plain_processes=offering.runs_plain_processes,
         architecture=row.architecture or None,
         image_patterns=row.image_patterns or (),
+        prices=[
+            pb.OfferedPrice(
+                job_type=convert.job_type_number(offered.kind),
+                model=offered.model,
+                price=convert.price(offered.price),
+                tokens_per_second=offered.tokens_per_second,
+            )
+            for offered in offering.prices
+        ],
     )

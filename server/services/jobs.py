@@ -34,7 +34,7 @@ from server.domain.mailboxes import refuse_unproven
 from server.domain.messages import CancelRun
 from server.domain.money import text, whole_halala
 from server.domain.placement import Wants
-from server.domain.pricing import Price, gpu_count
+from server.domain.pricing import NO_PRICES, Price, gpu_count, of_provider
 from server.domain.providers import AccountState
 from server.domain.queue import Prospect
 from server.domain.quotes import PastRun, limit_ms, promised
@@ -450,27 +450,16 @@ def likes(renter_id: int, request: JobRequest) -> list[PastRun]:
 
 def price_of(request: JobRequest) -> Price:
     """The price of a job: the own one of the provider that it names, or the platform's."""
+    kind, model, gpus = request.job_type, request.model, gpu_count(request.spec)
     if request.provider_id is None:
-        return _platform_price(request, str(asked(request.gpu_model)) if request.gpu_model else None)
-    own = terms.of(request.provider_id).prices
-    named = providers.get(request.provider_id) if request.job_type in NEED_IMAGE else None
+        gpu_model = str(asked(request.gpu_model)) if request.gpu_model else None
+        card = prices.of(request, gpu_model)
+        return of_provider(NO_PRICES, card, kind, model, gpu_model, gpus, is_verified=True)
+    named = providers.get(request.provider_id) if kind in NEED_IMAGE else None
     gpu_model = named.gpu_model if named is not None else None
-    price = own.of(request.job_type, request.model, gpu_model, gpu_count(request.spec))
-    if price is not None:
-        return price
-    by_gpu = _platform_price(request, gpu_model)
-    if named is None or named.verdict is Verdict.VERIFIED:
-        return by_gpu
-    # A GPU that is only claimed makes no job dearer.
-    by_type = _platform_price(request, None)
-    return by_gpu if by_gpu.is_within(by_type) else by_type
-
-
-def _platform_price(request: JobRequest, gpu_model: str | None) -> Price:
-    card = prices.of(request, gpu_model)
-    price = card.of(request.job_type, request.model, gpu_model, gpu_count(request.spec))
-    assert price is not None, "each job type has a rate"
-    return price
+    is_verified = named is not None and named.verdict is Verdict.VERIFIED
+    own, card = terms.of(request.provider_id).prices, prices.of(request, gpu_model)
+    return of_provider(own, card, kind, model, gpu_model, gpus, is_verified=is_verified)
 
 
 def _was_of(job: Job, provider_id: int) -> bool:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
 from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
+from server.domain.honesty import Verdict
 from server.domain.jobs import NOT_RUN, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.levels import Standing
 from server.domain.placement import Model, Obstacle, vram_for_jobs_mib
+from server.domain.pricing import Price, Prices, of_provider
 from server.domain.reliability import TrackRecord
 from server.domain.terms import Terms
 from server.services.fleet import Fleet
 from server.services.pages import Page, first_page
 from server.services.providers import Providers, existing
 from server.services.terms import terms_obstacle
-from server.store import prices, providers, reliability, standing, terms
+from server.store import canaries, prices, providers, reliability, standing, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
 from server.store.standing import StandingRow
 
+# How old a measured speed may be.
+SPEEDS_MS = 30 * 24 * 3600 * 1000
 # What a provider may run that has not said yet what it does.
 RUN = frozenset(JobType) - NOT_RUN
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What jobs of a type cost on a provider that they name, or those that use a model."""
+
+    kind: JobType
+    model: str | None
+    price: Price
+    tokens_per_second: float | None = None
+    """As the market measured it by its own checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class Offering:
     hindrances: tuple[Hindrance, ...]
     runs_plain_processes: bool
     """It runs jobs without the image that they bring, so it gets such jobs only if they name it."""
+    prices: tuple[Offered, ...]
 
 
 class Market:
@@ -93,11 +108,19 @@ class Market:
             listed = first_page(rows, page_size)
             ids = [row.id for row in listed.rows]
             models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
-            card = prices.card().prices.rates
+            card = prices.card().prices
+            since = now_ms - SPEEDS_MS
+            speeds = canaries.measured(model, ids, since) if model and ids else {}
             known, granted = reliability.track_records(ids), standing.of(ids)
             offerings = [
                 self._offering(
-                    row, models[row.id], own[row.id], card, known[row.id], granted.get(row.id), now_ms
+                    row,
+                    models[row.id],
+                    own[row.id],
+                    _offered(row, models[row.id], own[row.id].prices, card, model, speeds.get(row.id)),
+                    known[row.id],
+                    granted.get(row.id),
+                    now_ms,
                 )
                 for row in listed.rows
             ]
@@ -126,7 +149,7 @@ class Market:
         row: ProviderRow,
         models: list[Model],
         own: Terms,
-        card: Mapping[JobType, int],
+        offered: tuple[Offered, ...],
         known: TrackRecord,
         granted: StandingRow | None,
         now_ms: int,
@@ -137,11 +160,7 @@ class Market:
         return Offering(
             row,
             models,
-            {
-                kind: rate
-                for kind, rate in {**card, **own.prices.rates}.items()
-                if kind in (row.job_types or RUN)
-            },
+            {each.kind: each.price.halala_per_minute for each in offered if each.model is None},
             known,
             granted,
             vram_for_jobs_mib(row.gpu_vram_mib, own.settings.vram_reserve_mib),
@@ -149,7 +168,35 @@ class Market:
             int(opens.timestamp() * 1000) if opens is not None else None,
             self._accounts.hindrances(row),
             presence is not None and presence.runs_plain_processes,
+            offered,
         )
+
+
+def _offered(
+    row: ProviderRow, models: list[Model], own: Prices, card: Prices, model: str | None, speed: float | None
+) -> tuple[Offered, ...]:
+    """The prices by job type, and of each model with one by tokens; the speed is that with one model."""
+    is_verified, kinds = row.verdict is Verdict.VERIFIED, sorted(row.job_types or RUN)
+
+    def price(kind: JobType, name: str | None) -> Price:
+        return of_provider(own, card, kind, name, row.gpu_model, is_verified=is_verified)
+
+    by_type = [Offered(kind, None, price(kind, None)) for kind in kinds]
+    if JobType.LLM_INFERENCE not in kinds:
+        return tuple(by_type)
+    names = [served.name for served in models if {served.name} & {model, *card.tokens, *own.tokens}]
+    return (
+        *by_type,
+        *(
+            Offered(
+                JobType.LLM_INFERENCE,
+                name,
+                price(JobType.LLM_INFERENCE, name),
+                speed if name == model else None,
+            )
+            for name in names
+        ),
+    )
 
 
 def _nearest(gpu_model: str | None) -> list[str]:

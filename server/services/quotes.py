@@ -14,14 +14,13 @@ from server.domain.pricing import Price
 from server.domain.quotes import PastRun, Quote
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs, likes, price_of, wants_of_request
+from server.services.market import SPEEDS_MS
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
 from server.store import canaries
 from server.store.database import Database
 
 # Connected providers that are looked at, and those that are shown, best first.
 CONSIDERED, SHOWN = 1000, 20
-# How old a measured speed may be.
-SPEEDS_MS = 30 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)

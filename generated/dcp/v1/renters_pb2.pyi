@@ -405,6 +405,7 @@ class AvailableProvider(_message.Message):
     IMAGE_PATTERNS_FIELD_NUMBER: _builtins.int
     RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -479,6 +480,12 @@ class AvailableProvider(_message.Message):
     def standing(self) -> _standing_pb2.ProviderStanding:
         """How far it is trusted, why, what that allows, and what lifts it."""
 
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferedPrice]:
+        """What jobs cost that name it: by the hour for each job type that it runs, of one GPU where its GPU model has a
+        price, and by tokens for each of its models with such a price.
+        """
+
     def __init__(
         self,
         *,
@@ -505,10 +512,11 @@ class AvailableProvider(_message.Message):
         image_patterns: _abc.Iterable[_builtins.str] | None = ...,
         reliability_lower: _builtins.float = ...,
         standing: _standing_pb2.ProviderStanding | None = ...,
+        prices: _abc.Iterable[Global___OfferedPrice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "reliability", b"reliability", "standing", b"standing", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "runs_plain_processes", b"runs_plain_processes", "standing", b"standing", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "prices", b"prices", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "runs_plain_processes", b"runs_plain_processes", "standing", b"standing", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
     _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015
@@ -540,6 +548,51 @@ class AvailableProvider(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_for_jobs_mib) -> _WhichOneofReturnType__vram_for_jobs_mib | None: ...
 
 Global___AvailableProvider: _TypeAlias = AvailableProvider  # noqa: Y015
+
+@_typing.final
+class OfferedPrice(_message.Message):
+    """What jobs cost on a provider that they name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    job_type: _jobs_pb2.JobType.ValueType
+    """The job type."""
+    model: _builtins.str
+    """The model. Absent: the price is for jobs of this type with any other."""
+    tokens_per_second: _builtins.float
+    """Tokens per second with this model, as the market measured by its own checks. Present only for the `model` that the
+    request asks for, and if it was measured in the last 30 days.
+    """
+    @_builtins.property
+    def price(self) -> _jobs_pb2.Price:
+        """The price."""
+
+    def __init__(
+        self,
+        *,
+        job_type: _jobs_pb2.JobType.ValueType = ...,
+        model: _builtins.str | None = ...,
+        price: _jobs_pb2.Price | None = ...,
+        tokens_per_second: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_tokens_per_second", b"_tokens_per_second", "model", b"model", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_tokens_per_second", b"_tokens_per_second", "job_type", b"job_type", "model", b"model", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_second) -> _WhichOneofReturnType__tokens_per_second | None: ...
+
+Global___OfferedPrice: _TypeAlias = OfferedPrice  # noqa: Y015
 
 @_typing.final
 class TopUpOwnWalletRequest(_message.Message):

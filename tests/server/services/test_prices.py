@@ -378,6 +378,28 @@ async def test_gpu_that_is_only_claimed_makes_no_job_dearer(market: Market) -> N
     assert (await training(market, renter, provider)).price.sar_per_hour == "200"
 
 
+async def test_market_shows_what_each_provider_costs_by_the_hour_and_by_tokens(any_market: Market) -> None:
+    market = any_market
+    await set_price(market, model=MODEL, **by_tokens("1", "2"))
+    await set_price(market, gpu_model=GPU, sar_per_hour="2")
+    cheap, machine = await market.provider(), (await with_gpu(market))[0]
+    await market.daemon(cheap)
+    await set_own(market, cheap, model=MODEL, **by_tokens("0.5", "1"))
+    await market.set_provider(machine, gpu_model=GPU)
+    request = renters_pb2.ListAvailableProvidersRequest()
+    answer = await market.renter_service.ListAvailableProviders(request)
+    shown = {
+        (entry.id, offered.job_type, offered.model): offered.price
+        for entry in answer.providers
+        for offered in entry.prices
+    }
+    inference, train = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_TRAINING
+    assert shown[cheap.id, inference, MODEL].sar_per_million_output_tokens == "1"
+    assert shown[cheap.id, inference, ""].sar_per_hour == "90"
+    assert shown[machine.id, train, ""].sar_per_hour == "2"
+    assert len(shown) == 3
+
+
 # Setting them.
 
 
