@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from server.clock import Clock
+from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.leases import Channel
@@ -36,13 +36,15 @@ from server.services.bus import Bus
 from server.services.jobs import visible
 from server.services.keys import PROVIDER, Caller
 from server.services.renters import existing
-from server.store import jobs, leases
+from server.store import jobs, keys, leases
 from server.store.database import Database
 
 LIFE_SECONDS = 3600.0
 """How long a reader is served before it has to come again."""
 LOOK_SECONDS = 15.0
 """How often a watched job is looked at although no hint came."""
+CHECK_SECONDS = 60.0
+"""How often the keys of readers are checked."""
 RETRY_SECONDS = 1
 CHUNKS_BYTES = 64 * 1024
 TAIL_BYTES = 64 * 1024
@@ -58,6 +60,15 @@ class WatchLimits:
     of_account: int = 2000
     in_all: int = 5000
     """Half of the streams that one gateway's connection can have."""
+
+
+@dataclass(eq=False, slots=True)
+class Reader:
+    """Who watches a job, with a key or the admin token."""
+
+    key_id: int
+    feed: Feed
+    has_lost_its_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +91,14 @@ class Watches:
         self.limits = limits or WatchLimits()
         self._feeds: dict[str, Feed] = {}
         self._accounts: Counter[tuple[str, int]] = Counter()
+        self._readers: set[Reader] = set()
         self._is_stopping = False
+        self._next_check = clock.now() + CHECK_SECONDS
 
     @property
     def readers(self) -> int:
         """How many readers there are."""
-        return self._accounts.total()
+        return len(self._readers)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -105,8 +118,8 @@ class Watches:
         self._refuse_too_many(caller, job_id)
         await self._database.read(lambda: _open(caller, job_id, cursor))
         until = self._clock.now() + LIFE_SECONDS
-        with self._counted(caller, job_id) as feed:
-            is_first = True
+        with self._counted(caller, job_id) as reader:
+            feed, is_first = reader.feed, True
             while True:
                 seen = feed.version
                 page = await feed.after(cursor)
@@ -120,10 +133,31 @@ class Watches:
                     return
                 if not page.events:
                     await feed.news(seen)
-                if self._is_stopping:
-                    raise _come_again("the server is stopping")
-                if self._clock.now() >= until:
-                    raise _come_again(f"the stream was open for {LIFE_SECONDS / 60:.0f} minutes")
+                self._refuse_further(reader, until)
+
+    def _refuse_further(self, reader: Reader, until: float) -> None:
+        """Raises UNAVAILABLE if the reader has to come again, and INVALID_CREDENTIAL if it may not."""
+        if reader.has_lost_its_key:
+            raise DomainError(Reason.INVALID_CREDENTIAL, "this key is no longer valid")
+        if self._is_stopping:
+            raise _come_again("the server is stopping")
+        if self._clock.now() >= until:
+            raise _come_again(f"the stream was open for {LIFE_SECONDS / 60:.0f} minutes")
+
+    async def check_credentials(self) -> None:
+        """Every minute sends away the readers whose key was revoked or has expired."""
+        if self._clock.now() < self._next_check:
+            return
+        self._next_check = self._clock.now() + CHECK_SECONDS
+        used = {reader.key_id for reader in self._readers} - {0}
+        if not used:
+            return
+        now_ms = ms(self._clock)
+        valid = await self._database.read(lambda: keys.valid(tuple(used), now_ms))
+        for reader in self._readers:
+            if reader.key_id in used - valid:
+                reader.has_lost_its_key = True
+                reader.feed.changed()
 
     async def stop(self) -> None:
         """Ends all readers such that they come again."""
@@ -132,7 +166,7 @@ class Watches:
             feed.changed()
 
     @contextmanager
-    def _counted(self, caller: Caller, job_id: str) -> Iterator[Feed]:
+    def _counted(self, caller: Caller, job_id: str) -> Iterator[Reader]:
         self._refuse_too_many(caller, job_id)
         account = (caller.role, caller.id)
         feed = self._feeds.get(job_id)
@@ -141,11 +175,14 @@ class Watches:
                 lambda cursor: self._database.read(lambda: read_page(job_id, cursor))
             )
             feed.leave_bus = self._bus.subscribe(job_id, feed.changed)
+        reader = Reader(caller.key_id, feed)
+        self._readers.add(reader)
         feed.readers += 1
         self._accounts[account] += 1
         try:
-            yield feed
+            yield reader
         finally:
+            self._readers.discard(reader)
             self._accounts[account] -= 1
             if not self._accounts[account]:
                 del self._accounts[account]

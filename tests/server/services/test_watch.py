@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -527,6 +527,26 @@ async def test_reader_continues_after_a_restart_of_the_server(database_url: str,
         await daemon.finished(lease, last_output_seq=2)
         events += await reader.until("end")
         assert text(events) == "before, after"
+
+
+async def test_reader_whose_key_is_revoked_is_sent_away(market: Market) -> None:
+    renter = await market.renter()
+    job = await market.submit(renter, wait_for_supply=True)
+    made = await market.key_service.CreateKey(
+        keys_pb2.CreateKeyRequest(name="watcher", scopes=[options_pb2.SCOPE_READ]), metadata=renter.metadata
+    )
+    reader, other = watch(market, job, Party(renter.id, made.api_key)), watch(market, job, renter)
+    await reader.next()
+    await other.next()
+    await market.key_service.RevokeKey(
+        keys_pb2.RevokeKeyRequest(key_id=made.key.id), metadata=renter.metadata
+    )
+    await market.later(61)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await reader.next()
+    assert read_refusal(caught.value).reason == "INVALID_CREDENTIAL"
+    await market.cancel(job, renter)
+    assert kinds([await other.next()]) == ["end"]
 
 
 async def test_hint_that_was_lost_costs_only_time(market: Market) -> None:
