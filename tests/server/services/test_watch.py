@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.leases import Channel
+from server.domain.providers import AccountState
 from server.domain.watch import Cursor, Text, text_events
 from server.services.keys import ADMIN, Caller
 from server.services.watch import WatchLimits
@@ -350,6 +351,16 @@ async def test_removed_texts_are_left_out_and_the_rest_is_sent(market: Market) -
         assert kinds(events) == ["queued", "pending", "assigned", "running", "end"]
         assert events[-1].end.texts_removed
         assert kinds(await whole(market, job, renter, output.id)) == ["end"]
+
+
+async def test_texts_of_a_deleted_account_are_left_out_before_they_are_erased(market: Market) -> None:
+    operator = Party(0, running_server.ADMIN_TOKEN)
+    async with ended_job(market, [b"secret"]) as (job, renter, _):
+        assert text(await whole(market, job, operator)) == "secret"
+        await market.set_renter(renter, state=AccountState.DELETED.value)
+        events = await whole(market, job, operator)
+        assert kinds(events) == ["queued", "pending", "assigned", "running", "end"]
+        assert events[-1].end.texts_removed
 
 
 async def test_image_is_named_and_not_sent_as_text(market: Market) -> None:
