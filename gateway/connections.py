@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from common import addresses
 from common.addresses import Network
 from gateway import limits
-from gateway.edge import Forwarded, dressed, head_too_large
+from gateway.edge import CUT, IS_STREAM, Forwarded, dressed, head_too_large
 from gateway.errors import ApiError
 
 _FOLD = re.compile(rb"\n[ \t]")
@@ -184,9 +184,12 @@ class Connection(H11Protocol):
             self._refuse(ApiError("INVALID_FIELD", text, field="body" if is_in_body else "headers"))
 
     def shutdown(self) -> None:
-        """Ends the connection when its request has been answered."""
-        if not self._is_refused:
-            super().shutdown()
+        """Ends the connection when its request has been answered; a stream without end is cut."""
+        if self._is_refused:
+            return
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete and self.cycle.scope.get(IS_STREAM):
+            self._cut()
 
     def end_if_overdue(self, now: float) -> None:
         """Ends the connection if its client is too slow."""
@@ -214,8 +217,16 @@ class Connection(H11Protocol):
         self._answer.advance(taken - self._taken_before, now)
         return self._answer.is_overdue(now)
 
+    def _cut(self) -> None:
+        """Ends the connection after what was written, but without the end of the response."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        self._outlet.close()
+
     def _observe(self, byte_count: int) -> None:
         """Notes what the client has to send next, after it sent this many bytes."""
+        if self.cycle is not None:
+            cast(dict[str, Any], self.cycle.scope).setdefault(CUT, self._cut)
         state = self.conn.their_state
         if state is h11.SEND_BODY:
             now = self._door.now()

@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
+IS_STREAM = "dcp.is_stream"
+"""The key of a scope whose response is cut when the gateway stops, since it has no end that is near."""
+CUT = "dcp.cut"
+"""The key under which `connections` offers to break a scope's connection after what was written."""
+
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 

@@ -46,7 +46,7 @@ class FileRelay:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        gone = asyncio.create_task(_until_gone(receive))
+        gone = asyncio.create_task(until_gone(receive))
         try:
             await self._relay(call, head.byte_count, send, gone)
         finally:
@@ -80,7 +80,8 @@ class FileRelay:
             await send({"type": "http.response.body", "body": b""})
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Waits until the client has disconnected, or the response is complete."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -55,5 +55,11 @@ READY_SECONDS = 3.0
 STALLED_SECONDS = 60.0
 """How long the server may send nothing of a file, or the client may read nothing, before the relay stops."""
 
+EVENT_COMMENT_SECONDS = 10.0
+"""After so long without an event, its reader gets a comment: readers and proxies wait at least 15 s."""
+
+EVENT_RETRY_MILLISECONDS = (1000, 3000)
+"""How long the reader of a stream of events waits before it comes back, by chance between these."""
+
 DRAIN_SECONDS = 10
 """How long running requests may take after a stop signal."""

@@ -20,6 +20,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from common.json_form import DURATION, TIMESTAMP, enum_names
 from gateway import credentials
 from gateway.errors import CODES, STATUS_BY_REASON
+from gateway.events import MEDIA_TYPE as EVENTS_TYPE
 from gateway.languages import ARABIC, ENGLISH, Language
 from gateway.relations import NOT_BLANK, body_conditions, parameter_needs
 from gateway.routes import BASES, Binding, bindings, field_rule
@@ -63,6 +64,8 @@ _INTRODUCTION = (
 
 # The values of an enum to which new ones can be added, by the convention of the RESTful API Guidelines.
 _OPEN_ENUM = "x-extensible-enum"
+EVENT_SCHEMA = "x-item-schema"
+"""The schema of a message of a stream; OpenAPI 3.2 has a field `itemSchema` for it."""
 _NEW_VALUES = "New values can be added: accept one that you do not know."
 _POLICY = "The limit that was reached: its name, and the number of requests `q` allowed in `w` seconds."
 _LIMIT = (
@@ -76,6 +79,11 @@ _SUCCESS_TEXTS = {
     204: "Done, without content.",
     206: "The requested part of the file.",
 }
+_EVENTS = (
+    "A stream of server-sent events. The name of each event is a field of the schema, its data the value of "
+    "that field, and its id the `Last-Event-ID` to continue after it. An event `error` has the form of every "
+    "error, and the stream breaks after it. Lines that begin with a colon only keep the connection open."
+)
 
 
 # Not the tag of a service: openapi-generator writes a file for each tag of a webhook, over the service's.
@@ -292,7 +300,7 @@ class _Document:
 
     def _responses(self, binding: Binding) -> Json:
         success = set(binding.statuses.values()) or {binding.success_status}
-        success |= {206} if binding.rule.raw_body.head_field else set()
+        success |= {206} if binding.is_file else {204} if binding.is_events else set()
         responses = {str(status): self._success(binding, status) for status in sorted(success)}
         by_status: dict[int, list[str]] = {}
         for reason in dict.fromkeys(_reasons(binding)):
@@ -305,6 +313,8 @@ class _Document:
         described: Json = {"description": self._status_text(binding, status)}
         if status == 204:
             return described
+        if binding.is_events:
+            return {"description": self._say(_EVENTS), "content": self._event_content(binding)}
         raw = binding.rule.raw_body
         if raw.head_field:
             # Generators leave out a response of the type `*/*` alone, and with it the download.
@@ -325,6 +335,18 @@ class _Document:
         if status == 202 and binding.statuses:
             described["headers"] = self._retry_after()
         return described
+
+    def _event_content(self, binding: Binding) -> Json:
+        """A stream of events: to generators a text, which OpenAPI 3.1 cannot describe further."""
+        example = orjson.loads(binding.rule.example_response)
+        lines = [f"event: {name}\ndata: {orjson.dumps(data).decode()}\n\n" for name, data in example.items()]
+        return {
+            EVENTS_TYPE: {
+                "schema": {"type": "string"},
+                EVENT_SCHEMA: self._reference(binding.method.output_type, in_request=False),
+                "example": "".join(lines),
+            }
+        }
 
     def _status_text(self, binding: Binding, status: int) -> str:
         enum = binding.status_enum

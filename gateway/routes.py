@@ -1,4 +1,6 @@
-"""Owns the /api routes: one for every RPC with `google.api.http` that responds once or with a file.
+"""Owns the /api routes: one for every RPC with `google.api.http` and one request.
+
+An RPC that responds with a stream is a file, if its options say so, or else a stream of server-sent events.
 
 The routes are compiled from the descriptors at start; an RPC added to a proto needs no code here.
 It knows no single RPC by name, and leaves roles, limits and ownership to the server.
@@ -30,6 +32,7 @@ from gateway.bodies import BodyLimit, BodyReader
 from gateway.channel import Channel
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
+from gateway.events import EventRelay
 from gateway.files import FileRelay
 from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS
 from gateway.table import Table
@@ -76,6 +79,16 @@ class Binding:
         return frozenset((*self.path_fields, *self.header_fields))
 
     @property
+    def is_file(self) -> bool:
+        """Whether the response is a stream of a file's bytes."""
+        return bool(self.rule.raw_body.head_field)
+
+    @property
+    def is_events(self) -> bool:
+        """Whether the response is a stream of events."""
+        return self.method.server_streaming and not self.is_file
+
+    @property
     def is_public(self) -> bool:
         """Whether the method needs no credential; then none is forwarded."""
         return list(self.rule.roles) == [options_pb2.ROLE_PUBLIC]
@@ -118,19 +131,15 @@ def discover() -> list[FileDescriptor]:
 
 
 def bindings(files: Iterable[FileDescriptor]) -> Iterator[Binding]:
-    """The bindings of all RPCs in the files that respond once or with a file.
+    """The bindings of all RPCs in the files that have one request.
 
     Raises ValueError for an RPC that the gateway cannot serve.
     """
     for file in files:
         for service in file.services_by_name.values():
             for method in service.methods:
-                if not method.client_streaming and (not method.server_streaming or _is_file(method)):
+                if not method.client_streaming:
                     yield from _bindings_of(method)
-
-
-def _is_file(method: MethodDescriptor) -> bool:
-    return bool(method.GetOptions().Extensions[options_pb2.method].raw_body.head_field)
 
 
 def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
@@ -157,7 +166,7 @@ def api_routes(
     resources: dict[str, Resource] = {}
     for binding in bindings(files):
         resource = resources.setdefault(binding.pattern, Resource(binding.pattern))
-        endpoint = FileEndpoint if binding.method.server_streaming else Endpoint
+        endpoint = StreamEndpoint if binding.method.server_streaming else Endpoint
         resource.add(binding.verb, endpoint(binding, channel, deadline_seconds))
     return Table(
         {
@@ -174,15 +183,15 @@ class Resource:
     def __init__(self, path: str) -> None:
         self.path = path
         """Its path under the first base, for the log."""
-        self._endpoints: dict[str, Endpoint | FileEndpoint] = {}
+        self._endpoints: dict[str, Endpoint | StreamEndpoint] = {}
 
-    def add(self, verb: str, endpoint: Endpoint | FileEndpoint) -> None:
+    def add(self, verb: str, endpoint: Endpoint | StreamEndpoint) -> None:
         """Serves the HTTP method with the endpoint. Raises ValueError if another RPC already does."""
         if verb in self._endpoints:
             raise ValueError(f"{endpoint.name}: another RPC has this path and method")
         self._endpoints[verb] = endpoint
 
-    def endpoint(self, verb: str) -> Endpoint | FileEndpoint:
+    def endpoint(self, verb: str) -> Endpoint | StreamEndpoint:
         """The endpoint of an HTTP method. HEAD runs GET; the HTTP server leaves the body out.
 
         Raises METHOD_NOT_ALLOWED.
@@ -228,8 +237,8 @@ class Endpoint:
         await self._answer(scope, send, answer)
 
 
-class FileEndpoint:
-    """One RPC over HTTP that responds with a file."""
+class StreamEndpoint:
+    """One RPC over HTTP that responds with a stream: a file, or events."""
 
     def __init__(self, binding: Binding, channel: Channel, deadline_seconds: float) -> None:
         method = binding.method
@@ -241,10 +250,14 @@ class FileEndpoint:
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
         self._read = _RequestReader(binding)
-        self._relay = FileRelay(binding.rule.raw_body, deadline_seconds)
+        self._relay: FileRelay | EventRelay
+        if binding.is_events:
+            self._relay = EventRelay(method.output_type, binding.rule.event_id_field, deadline_seconds)
+        else:
+            self._relay = FileRelay(binding.rule.raw_body, deadline_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request. Raises ApiError; an error after the first byte breaks the connection."""
+        """Serves one request. Raises ApiError; an error after the first message breaks the connection."""
         values, credential = await self._read(scope, receive)
         call: Any = self._call(self._request_class(**values), metadata=call_metadata(scope, credential))
         try:

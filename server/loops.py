@@ -80,6 +80,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("end overdue leases and jobs", services.sweep.tick),
                 Duty("offer waiting jobs", services.dispatch.fill_all),
                 Duty("check credentials", services.streams.check_credentials),
+                Duty("check credentials of watchers", services.watches.check_credentials),
                 Duty("write uses of keys", services.keys.write_uses),
                 Duty("erase deleted accounts", services.deletion.tick),
                 Duty("store metrics", services.metrics.tick),

@@ -17,6 +17,7 @@ from server.domain.standing import Facts, assess
 from server.mail import SmtpMail
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
+from server.services.bus import LocalBus
 from server.services.canaries import Canaries
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
@@ -55,6 +56,7 @@ from server.services.storage_charges import StorageCharges
 from server.services.streams import Streams
 from server.services.sweep import Sweep
 from server.services.terms import OwnTerms
+from server.services.watch import Watches
 from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
 from server.store.database import Database
@@ -114,6 +116,9 @@ class Services:
             config.storage_limits,
             needs_proof=sends_mail,
         )
+        bus = LocalBus()
+        database.announce = bus.publish
+        self.watches = Watches(database, bus, clock)
         self.quotes = Quotes(database, self.jobs, self.fleet, clock)
         self.gpu_proofs = GpuProofs(database, self.fleet, clock, Scale(rounds=config.gpu_proof_rounds))
         self.canaries = Canaries(database, self.fleet, self.jobs, clock, config.canary_percent)

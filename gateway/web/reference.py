@@ -15,7 +15,9 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from gateway.events import MEDIA_TYPE as EVENTS_TYPE
 from gateway.languages import Language
+from gateway.openapi import EVENT_SCHEMA
 
 Json = dict[str, Any]
 
@@ -202,7 +204,7 @@ class Reference:
             example_request=_pretty(body["example"]) if "example" in body else "",
             example_response=example if isinstance(example, str) else _pretty(example),
             success=min(int(status) for status in entry["responses"] if int(status) < 400),
-            samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"), _is_file(entry))),
+            samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"), _kind(entry))),
         )
 
     def _event(self, name: str, entry: Json) -> Event:
@@ -223,7 +225,9 @@ class Reference:
             yield from (kind["example"] for kind in answer.get("content", {}).values() if "example" in kind)
 
     def _answer(self, status: str, answer: Json) -> Answer:
-        schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+        content = answer.get("content", {})
+        schema = content.get("application/json", {}).get("schema", {})
+        schema = schema or content.get(EVENTS_TYPE, {}).get(EVENT_SCHEMA, {})
         rows = tuple(self._rows(self._resolved(schema), "body", nested=False)) if schema else ()
         return Answer(int(status), _phrase(status), answer["description"], {}, rows, _named(schema))
 
@@ -357,12 +361,13 @@ def _pretty(value: Any) -> str:
     return lines(value, "")
 
 
-def _is_file(entry: Json) -> bool:
-    """Whether the endpoint responds with a file of any type."""
-    return any("*/*" in answer.get("content", {}) for answer in entry["responses"].values())
+def _kind(entry: Json) -> str:
+    """The media type of a response that is a file of any type or a stream of events; else empty."""
+    types = {name for answer in entry["responses"].values() for name in answer.get("content", {})}
+    return next((name for name in _LAST_STEPS if name in types), "")
 
 
-def _samples(method: str, path: str, roles: Iterable[str], example: Any, is_file: bool) -> Iterator[Sample]:
+def _samples(method: str, path: str, roles: Iterable[str], example: Any, kind: str) -> Iterator[Sample]:
     """The same call in a shell, Python and JavaScript; the key comes from the environment."""
     place = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), path)
     url = DIRECT_ORIGIN + place
@@ -378,10 +383,22 @@ def _samples(method: str, path: str, roles: Iterable[str], example: Any, is_file
         ("javascript", "JavaScript", _javascript(method, url, header, variable, body)),
     )
     for language, name, code in samples:
-        yield Sample(language, name, _saving(code) if is_file else code)
+        yield Sample(language, name, _with_last_step(code, kind))
 
 
-# The replacement of each language's last step that saves a file instead of showing JSON.
+# What shows the events of a stream as they come, instead of JSON.
+_FOLLOWING = {
+    "curl -sS": "curl -sSN",
+    "answer = httpx.get(\n": 'with httpx.stream(\n    "GET",\n',
+    ")\nanswer.raise_for_status()\nprint(answer.json())": (
+        "    timeout=None,\n) as answer:\n    for line in answer.iter_lines():\n        print(line)"
+    ),
+    "console.log(await answer.json());": (
+        "const texts = answer.body.pipeThrough(new TextDecoderStream());\n"
+        "for await (const text of texts) process.stdout.write(text);"
+    ),
+}
+# What saves a file.
 _SAVING = {
     "curl -sS": "curl -sS --fail --remote-name --continue-at -",
     "print(answer.json())": 'open("file", "wb").write(answer.content)',
@@ -391,9 +408,12 @@ _SAVING = {
 }
 
 
-def _saving(code: str) -> str:
-    for shown, saved in _SAVING.items():
-        code = code.replace(shown, saved)
+_LAST_STEPS = {"*/*": _SAVING, EVENTS_TYPE: _FOLLOWING}
+
+
+def _with_last_step(code: str, kind: str) -> str:
+    for shown, done in _LAST_STEPS.get(kind, {}).items():
+        code = code.replace(shown, done)
     return code
 
 

@@ -109,6 +109,10 @@ def dispute_state(number: int) -> DisputeState:
     return state
 
 
+def outcome(how: LeaseOutcome) -> jobs_pb2.AttemptOutcome.ValueType:
+    return _OUTCOMES[how]
+
+
 def provider_status(status: ProviderStatus) -> providers_pb2.ProviderStatus.ValueType:
     return _STATUSES[status]
 

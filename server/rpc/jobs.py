@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+
 from dcp.v1 import jobs_pb2 as pb
 from dcp.v1 import jobs_pb2_grpc
 
-from server.domain.errors import invalid_field
+from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import FINAL, JobState
-from server.rpc import convert
+from server.rpc import convert, watch
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
 from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN, PROVIDER
 from server.services.quotes import Offer, Quoted, Quotes
+from server.services.watch import Watches
 
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
+STALLED_SECONDS = 60.0
+"""How long the reader of a stream may take nothing."""
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
-    def __init__(self, jobs: Jobs, quotes: Quotes) -> None:
+    def __init__(self, jobs: Jobs, quotes: Quotes, watches: Watches) -> None:
         self._jobs = jobs
         self._quotes = quotes
+        self._watches = watches
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         if convert.job_type(request.job_type) is None:
@@ -72,6 +79,15 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
             is_complete=found.job.state in FINAL,
         )
 
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
+        job_id, is_providers = request.job_id, caller().role == PROVIDER
+        async with aclosing(self._watches.watch(caller(), job_id, request.last_event_id)) as batches:
+            async for events in batches:
+                if not events:
+                    await _send(context, watch.NO_EVENT)
+                for event in events:
+                    await _send(context, watch.response(job_id, event, for_provider=is_providers))
+
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
         return convert.explanation(await self._jobs.explain(caller(), request.job_id))
 
@@ -79,6 +95,19 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
+
+
+async def _send(context: Context, event: pb.WatchJobResponse) -> None:
+    """Sends an event as soon as the reader has room for it. Raises TIMEOUT if it takes nothing for long."""
+    try:
+        async with asyncio.timeout(STALLED_SECONDS):
+            await context.write(event)
+    except TimeoutError:
+        raise DomainError(
+            Reason.TIMEOUT,
+            f"nothing of the stream was read for {STALLED_SECONDS:.0f} s; open it again with the id of the "
+            "last event, and it continues",
+        ) from None
 
 
 def _quote(quoted: Quoted, model: str) -> pb.QuoteJobResponse:

@@ -26,7 +26,7 @@ from playhouse.migrations import Runner
 
 from server.domain.errors import DatabaseUrlError, DomainError, Reason
 from server.domain.reads import present, too_slow
-from server.store import sqlite_files
+from server.store import changes, sqlite_files
 from server.store.faults import (
     Faults,
     damaged,
@@ -91,6 +91,12 @@ class Database:
         )
         self._reads = Reads(self._snapshot, self._readers)
         self._writer: _GroupWriter | None = None
+        self.announce: Callable[[set[str]], None] = lambda jobs: None
+        """Gets the jobs that a transaction changed, after its commit, in the thread that wrote them."""
+
+    def _committed(self) -> None:
+        if jobs := changes.take():
+            self.announce(jobs)
 
     def start(self, *, may_migrate: bool = True, first: Callable[[], object] | None = None) -> None:
         """Connects, migrates and runs the ``first`` transaction. Raises DatabaseUrlError if it cannot.
@@ -110,7 +116,7 @@ class Database:
         finally:
             self.peewee.close()  # this thread's connection; stop may be called from another thread
         if self.is_sqlite:
-            self._writer = _GroupWriter(self.peewee, self.faults)
+            self._writer = _GroupWriter(self.peewee, self.faults, self._committed)
             self._writer.start()
 
     def stop(self) -> None:
@@ -201,9 +207,9 @@ class Database:
             def step(done: list[T] = done) -> None:
                 done.append(work())
 
+            changes.take()  # those of a try that failed
             try:
                 self._atomic(step)
-                return done[0]
             except (peewee.DatabaseError, peewee.InterfaceError) as error:
                 if tries_left and is_retryable(error):
                     time.sleep(0.01 * (POSTGRES_TRIES - tries_left))
@@ -211,6 +217,8 @@ class Database:
                 if (refusal := self._refusal(error, during_commit=bool(done))) is None:
                     raise
                 raise refusal from error
+            self._committed()
+            return done[0]
         raise AssertionError("unreachable")
 
     def _atomic(self, work: Callable[[], T], *isolation: str) -> T:
@@ -260,8 +268,9 @@ def _overloaded() -> DomainError:
 class _GroupWriter(threading.Thread):
     """SQLite's only writer: it runs a group of functions in one transaction with one fsync."""
 
-    def __init__(self, database: peewee.Database, faults: Faults) -> None:
+    def __init__(self, database: peewee.Database, faults: Faults, committed: Callable[[], None]) -> None:
         super().__init__(name="db-writer", daemon=True)
+        self._committed = committed
         self._database = database
         self._faults = faults
         self._queue: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(WRITE_QUEUE_SIZE)
@@ -318,12 +327,15 @@ class _GroupWriter(threading.Thread):
             during_commit = True
             self._database.execute_sql("COMMIT")
         except Exception as error:
+            changes.take()
             self._abandon()
             failure = self._faults.refusal(error, during_commit=during_commit) or self._faults.unavailable(
                 error
             )
             failure.__cause__ = error
             outcomes = [(future, None, failure) for _, future in group]
+        else:
+            self._committed()
         for future, value, raised in outcomes:
             _resolve(future, value, raised)
 

@@ -29,8 +29,8 @@ from server.domain.jobs import (
 from server.domain.levels import Unasked
 from server.domain.placement import Wants
 from server.domain.pricing import Price
+from server.store import changes, states
 from server.store import models as db
-from server.store import states
 from server.store.keys import IS_LIMITED
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
 
@@ -45,6 +45,7 @@ _get_of_provider = PreparedRows(
 )
 # What a list leaves in the database: a prompt can have megabytes, and a list has 200 jobs.
 _UNLISTED = ("spec",)
+_get_listed = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")), without=_UNLISTED)
 _newest_of_renter = PreparedRows(
     db.Job,
     lambda rows: (
@@ -219,6 +220,12 @@ def get(job_id: str) -> Job | None:
     return job_of(row) if row is not None else None
 
 
+def get_listed(job_id: str) -> Job | None:
+    """One job, by id, with an empty ``spec``."""
+    row = _get_listed.one(job_id=job_id)
+    return job_of(row) if row is not None else None
+
+
 def get_of_renter(job_id: str, renter_id: int) -> Job | None:
     """One job, by id, if it belongs to this renter."""
     row = _get_of_renter.one(job_id=job_id, renter_id=renter_id)
@@ -342,6 +349,7 @@ def unstarted(now_ms: int, limit: int) -> list[str]:
 
 def requeue(job: Job, start_by_ms: int) -> bool:
     """Queues a job again after its attempt; the attempt's output and files no longer count."""
+    changes.note(job.job_id)
     changed = (
         db.Job.update(
             state=states.after(JOB_TRANSITIONS, JobEvent.REQUEUE),
@@ -375,6 +383,7 @@ def finish(
     state = JOB_TRANSITIONS.next_state(job.state, event)
     if state not in FINAL:
         return False
+    changes.note(job.job_id)
     changed = _finish.run(
         job_id=job.job_id,
         lease_epoch=job.lease_epoch,
@@ -396,6 +405,7 @@ def finish(
 
 def request_cancel(job: Job, now_ms: int) -> bool:
     """Records when the cancel of a running job was first requested."""
+    changes.note(job.job_id)
     changed = (
         db.Job.update(cancel_requested_ms=pw.fn.COALESCE(db.Job.cancel_requested_ms, now_ms))
         .where(_guard(job, JobEvent.REQUEST_CANCEL))

@@ -188,6 +188,16 @@ def admitted_providers(key_ids: Sequence[int], now_ms: int) -> dict[int, Account
     return {int(key_id): AccountState(state) for key_id, state in tuples(query)}
 
 
+def valid(key_ids: Sequence[int], now_ms: int) -> set[int]:
+    """Which of these keys are neither revoked nor expired."""
+    query = ApiKey.select(ApiKey.id).where(
+        ApiKey.id.in_(list(key_ids)),
+        ApiKey.revoked_ms.is_null(),
+        ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms),
+    )
+    return {int(key_id) for (key_id,) in tuples(query)}
+
+
 def _own(role: str, owner_id: int) -> Any:
     return (ApiKey.role == role) & (ApiKey.owner_id == owner_id)
 

@@ -25,9 +25,12 @@ from server.domain.leases import (
     public_number,
     secret_digest,
 )
+from server.store import changes, states
 from server.store import models as db
-from server.store import states
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound
+
+MOST_CHUNKS = 512
+"""Most chunks that are read at once."""
 
 
 def _held(event: LeaseEvent) -> Any:
@@ -234,6 +237,33 @@ _read_stream = PreparedQuery(
     )
 )
 
+_chunk_sizes = PreparedQuery(
+    lambda: (
+        db.Chunk.select(db.Chunk.seq, pw.fn.LENGTH(db.Chunk.data))
+        .where(
+            db.Chunk.job_id == arg("job_id"),
+            db.Chunk.lease_epoch == arg("lease_epoch"),
+            db.Chunk.stream == arg("stream"),
+            db.Chunk.seq >= arg("first"),
+        )
+        .order_by(db.Chunk.seq)
+        .limit(MOST_CHUNKS)
+    )
+)
+_chunks_between = PreparedQuery(
+    lambda: (
+        db.Chunk.select(db.Chunk.seq, db.Chunk.data)
+        .where(
+            db.Chunk.job_id == arg("job_id"),
+            db.Chunk.lease_epoch == arg("lease_epoch"),
+            db.Chunk.stream == arg("stream"),
+            db.Chunk.seq >= arg("first"),
+            db.Chunk.seq <= arg("last"),
+        )
+        .order_by(db.Chunk.seq)
+    )
+)
+
 
 # The condition of the partial index lease_record; PostgreSQL would not use the index with parameters.
 ENDED_ATTEMPT = pw.SQL(f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0")
@@ -273,6 +303,7 @@ def offer(
         output_limit_bytes=output_limit_bytes,
         number=public_number(secret),
     )
+    changes.note(job.job_id)
     ref = LeaseRef(job.job_id, epoch, secret)
     return Offer(
         lease=ref,
@@ -302,12 +333,14 @@ def was_of(job_id: str, provider_id: int) -> bool:
 
 def accept(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
     """The daemon accepted the offer: the job is assigned, and the attempt counts."""
+    changes.note(ref.job_id)
     moved = _accept_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
     return bool(moved and _accept_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch))
 
 
 def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
     """The run started: it is metered from ``now_ms``."""
+    changes.note(ref.job_id)
     moved = _start_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
     return bool(moved and _start_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, now_ms=now_ms))
 
@@ -328,6 +361,7 @@ def store_chunk(
     if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
         return False
     _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
+    changes.note(ref.job_id)
     if stream is Channel.OUTPUT:
         _count_output.run(job_id=ref.job_id, size=len(data))
     return True
@@ -462,6 +496,20 @@ def read_after(job_id: str, lease_epoch: int, stream: Channel, after_seq: int) -
     )
     rows = list(db.tuples(query.order_by(db.Chunk.seq)))
     return b"".join(bytes(data) for _, data in rows), int(rows[-1][0]) if rows else after_seq
+
+
+def chunks_from(
+    job_id: str, lease_epoch: int, stream: Channel, first: int, most_bytes: int
+) -> list[tuple[int, bytes]]:
+    """Chunks of a channel with their numbers: the first one, and more as long as all have ``most_bytes``."""
+    key = {"job_id": job_id, "lease_epoch": lease_epoch, "stream": stream.value, "first": first}
+    last, total = 0, 0
+    for seq, size in _chunk_sizes.all(**key):
+        total += int(size)
+        if last and total > most_bytes:
+            break
+        last = int(seq)
+    return [(int(seq), bytes(data)) for seq, data in _chunks_between.all(**key, last=last)] if last else []
 
 
 def stream_bytes(job_id: str, lease_epoch: int, stream: Channel) -> int:

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
@@ -249,6 +250,29 @@ def test_network_failure_a_429_and_a_slow_response_are_explained(page: Page) -> 
     page.get_by_role("button", name="Stop waiting").click()
     expect(page.locator("#explained")).to_contain_text("You stopped waiting")
     held[0].abort()
+
+
+def test_events_of_a_job_are_shown_as_they_come(page: Page, market: Market) -> None:
+    renter_id, key = market.register_renter("Watcher", "watcher@example.com")
+    market.credit(renter_id, 5000)
+    headers = {"x-renter-key": key}
+    body = {
+        "job_type": "llm-inference",
+        "duration_minutes": 1,
+        "wait_for_supply": True,
+        "params": {"model": "nobody/serves-this", "prompt": "Hello"},
+    }
+    job = httpx.post(f"{market.url}/api/jobs/submit", json=body, headers=headers).json()["job"]
+    open_docs(page)
+    choose(page, "GET /api/jobs/{job_id}/events")
+    page.get_by_label("Renter key", exact=True).fill(key)
+    page.locator("#parameter-job_id").fill(job["job_id"])
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator("#payload")).to_contain_text("event: state")
+    expect(page.get_by_role("button", name="Stop waiting")).to_be_visible()
+    httpx.post(f"{market.url}/api/jobs/{job['job_id']}/cancel", headers=headers).raise_for_status()
+    expect(page.locator("#payload")).to_contain_text("event: end")
+    expect(page.locator("#response")).not_to_have_attribute("aria-busy", "true")
 
 
 def test_language_switch_mirrors_the_page_and_is_remembered(page: Page) -> None:

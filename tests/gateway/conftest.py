@@ -13,7 +13,7 @@ from tests.support.gateway_server import FakeServer
 
 BY_WIRE, EMBEDDED = "by wire", "embedded"
 # What depends on how calls end and how streams flow; the rest of the gateway cannot tell the forms apart.
-_BOTH_FORMS = ("test_errors.py", "test_files.py", "test_routes.py")
+_BOTH_FORMS = ("test_errors.py", "test_events.py", "test_files.py", "test_routes.py")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -96,6 +96,11 @@ def test_the_examples_fit_the_schemas(api: dict[str, Any], binding: Binding) -> 
     if binding.rule.raw_body.head_field:
         assert list(contents) == ["application/octet-stream", "*/*"]
         assert "206" in entry["responses"]
+    elif binding.is_events:
+        assert list(contents) == ["text/event-stream"]
+        assert "204" in entry["responses"]
+        schema = contents["text/event-stream"]["x-item-schema"]
+        checked(api, schema, orjson.loads(binding.rule.example_response))
     elif media_type := binding.rule.raw_body.media_type:
         assert list(contents) == [media_type]
     else:

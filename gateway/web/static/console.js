@@ -293,11 +293,19 @@ class Console {
       const options = { method: this.method, headers, signal: this.abort.signal, cache: "no-store", credentials: "omit" };
       if (this.operation.requestBody) options.body = this.body.value;
       const answer = await fetch(this.address(BASE), options);
+      if (isStream(answer)) {
+        clearTimeout(timeout);
+        clearInterval(ticking);
+        await this.follow(answer);
+        return;
+      }
       const blob = await answer.blob();
       await this.show(answer, blob, performance.now() - started);
     } catch {
-      this.showFailure(this.abort.signal);
+      if (this.isFollowing) this.explain(this.abort.signal.aborted ? t("You stopped the stream.") : t("The stream broke off: send again with the id of the last event to continue."));
+      else this.showFailure(this.abort.signal);
     } finally {
+      this.isFollowing = false;
       clearTimeout(timeout);
       clearInterval(ticking);
       this.abort = null;
@@ -335,6 +343,24 @@ class Console {
   explain(text) {
     byId("explained").textContent = text;
     byId("explained").hidden = !text;
+  }
+
+  /** Shows a stream of events as they come, until it ends or is stopped. */
+  async follow(answer) {
+    this.isFollowing = true;
+    byId("status").replaceChildren(make("span", { class: "status ok", dir: "ltr" }, `${answer.status} ${answer.statusText}`));
+    byId("headers").textContent = [...answer.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
+    byId("headers-field").hidden = false;
+    const payload = byId("payload");
+    const texts = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let left = SHOWN_CHARACTERS; ; ) {
+      const { value, done } = await texts.read();
+      if (done) break;
+      if (left > 0) payload.append(value.slice(0, left));
+      if (left > 0 && value.length >= left) payload.append(`\n… ${t("The rest is not shown.")}`);
+      left -= value.length;
+    }
+    byId("response").focus({ preventScroll: true });
   }
 
   async show(answer, blob, milliseconds) {
@@ -413,6 +439,10 @@ class Console {
       }
     }
   }
+}
+
+function isStream(answer) {
+  return (answer.headers.get("content-type") ?? "").startsWith("text/event-stream");
 }
 
 const KEYBOARDS = { integer: "numeric", number: "decimal" };

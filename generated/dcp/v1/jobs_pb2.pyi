@@ -1431,6 +1431,246 @@ class GetJobLogsResponse(_message.Message):
 Global___GetJobLogsResponse: _TypeAlias = GetJobLogsResponse  # noqa: Y015
 
 @_typing.final
+class WatchJobRequest(_message.Message):
+    """Identifies the job to watch and, to continue, the last event that was received."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    last_event_id: _builtins.str
+    """The id of the last event that was received: the stream continues after it. Default: from the start."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        last_event_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "last_event_id", b"last_event_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
+
+@_typing.final
+class WatchJobResponse(_message.Message):
+    """An event of a job. A message without one only shows that the stream is open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The id of the event, as opaque text. It stays valid when programs restart."""
+    @_builtins.property
+    def state(self) -> Global___JobStateEvent:
+        """The job has a new state, or its cancel was requested."""
+
+    @_builtins.property
+    def attempt(self) -> Global___JobAttemptEvent:
+        """The attempt gave no result and the job begins anew: discard its output and log."""
+
+    @_builtins.property
+    def output(self) -> Global___JobTextEvent:
+        """The output goes on with this text."""
+
+    @_builtins.property
+    def log(self) -> Global___JobTextEvent:
+        """The log goes on with this text."""
+
+    @_builtins.property
+    def file(self) -> Global___JobFileEvent:
+        """The output is not text, and is here."""
+
+    @_builtins.property
+    def end(self) -> Global___JobEndEvent:
+        """The job has ended; nothing follows."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        state: Global___JobStateEvent | None = ...,
+        attempt: Global___JobAttemptEvent | None = ...,
+        output: Global___JobTextEvent | None = ...,
+        log: Global___JobTextEvent | None = ...,
+        file: Global___JobFileEvent | None = ...,
+        end: Global___JobEndEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end", b"end", "event", b"event", "file", b"file", "log", b"log", "output", b"output", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end", b"end", "event", b"event", "file", b"file", "id", b"id", "log", b"log", "output", b"output", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state", "attempt", "output", "log", "file", "end"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
+
+@_typing.final
+class JobStateEvent(_message.Message):
+    """A state of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    status: Global___JobState.ValueType
+    """The state. Final states come with `end`."""
+    attempt: _builtins.int
+    """The attempt that it belongs to, counted from 1. 0: none has begun."""
+    provider_id: _builtins.int
+    """The provider that the job is offered to or runs on. Absent while it waits."""
+    cancel_requested: _builtins.bool
+    """A cancel was requested, and the daemon has been asked to stop the job."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___JobState.ValueType = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
+        provider_id: _builtins.int | None = ...,
+        cancel_requested: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id", "at", b"at", "provider_id", b"provider_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id", "at", b"at", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "provider_id", b"provider_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+
+Global___JobStateEvent: _TypeAlias = JobStateEvent  # noqa: Y015
+
+@_typing.final
+class JobAttemptEvent(_message.Message):
+    """The end of an attempt whose job begins anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_ATTEMPT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ended_attempt: _builtins.int
+    """The number of the attempt that has ended."""
+    outcome: Global___AttemptOutcome.ValueType
+    """How it ended."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        ended_attempt: _builtins.int = ...,
+        outcome: Global___AttemptOutcome.ValueType = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "ended_attempt", b"ended_attempt", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobAttemptEvent: _TypeAlias = JobAttemptEvent  # noqa: Y015
+
+@_typing.final
+class JobTextEvent(_message.Message):
+    """The next part of an output or a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text. Bytes that are not UTF-8 are replaced by U+FFFD."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobTextEvent: _TypeAlias = JobTextEvent  # noqa: Y015
+
+@_typing.final
+class JobFileEvent(_message.Message):
+    """An output that is not text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    content_type: _builtins.str
+    """Its media type."""
+    size_bytes: _builtins.int
+    """Its size, in bytes."""
+    path: _builtins.str
+    """The path to fetch it from."""
+    def __init__(
+        self,
+        *,
+        content_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobFileEvent: _TypeAlias = JobFileEvent  # noqa: Y015
+
+@_typing.final
+class JobEndEvent(_message.Message):
+    """The end of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    TEXTS_REMOVED_FIELD_NUMBER: _builtins.int
+    texts_removed: _builtins.bool
+    """The output and the log were removed or erased and are not in the stream."""
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job with its bill, as GetJob returns it."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        texts_removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "texts_removed", b"texts_removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobEndEvent: _TypeAlias = JobEndEvent  # noqa: Y015
+
+@_typing.final
 class ExplainJobRequest(_message.Message):
     """Identifies the job."""
 

@@ -60,6 +60,11 @@ class JobServiceStub:
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsResponse.FromString,
                 _registered_method=True)
+        self.WatchJob = channel.unary_stream(
+                '/dcp.v1.JobService/WatchJob',
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+                _registered_method=True)
         self.ExplainJob = channel.unary_unary(
                 '/dcp.v1.JobService/ExplainJob',
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.ExplainJobRequest.SerializeToString,
@@ -139,6 +144,19 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJob(self, request, context):
+        """Sends what happens to a job as it happens: its states, output and log, and its end with the bill.
+
+        The stream begins with what is stored, also for a job that ended long ago. After `attempt`, discard the output
+        and the log that you have: they begin anew. Only `end` says that the job has ended. A stream that ends without
+        it was cut: open it again with the id of the last event as `Last-Event-ID`, and it continues after that event.
+        A stream is cut after an hour, and when its reader takes nothing for a minute. After the id of `end` there is
+        nothing: over HTTP the status is 204.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainJob(self, request, context):
         """Explains in sentences and codes why a job waits, runs or failed.
 
@@ -206,6 +224,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetJobLogs,
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsResponse.SerializeToString,
+            ),
+            'WatchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJob,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_jobs__pb2.WatchJobResponse.SerializeToString,
             ),
             'ExplainJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainJob,
@@ -364,6 +387,33 @@ class JobService:
             '/dcp.v1.JobService/GetJobLogs',
             dcp_dot_v1_dot_jobs__pb2.GetJobLogsRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.GetJobLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dcp.v1.JobService/WatchJob',
+            dcp_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,15 @@ class JobServiceStub:
     the standard output is also the job's output. Only the log of the newest attempt is kept, and of that the
     first MiB.
     """
+    WatchJob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.WatchJobResponse]
+    """Sends what happens to a job as it happens: its states, output and log, and its end with the bill.
+
+    The stream begins with what is stored, also for a job that ended long ago. After `attempt`, discard the output
+    and the log that you have: they begin anew. Only `end` says that the job has ended. A stream that ends without
+    it was cut: open it again with the id of the last event as `Last-Event-ID`, and it continues after that event.
+    A stream is cut after an hour, and when its reader takes nothing for a minute. After the id of `end` there is
+    nothing: over HTTP the status is 204.
+    """
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]
     """Explains in sentences and codes why a job waits, runs or failed.
 
@@ -125,6 +134,15 @@ class JobServiceAsyncStub(JobServiceStub):
     A container's log is its standard output and its standard error in the order in which they were written;
     the standard output is also the job's output. Only the log of the newest attempt is kept, and of that the
     first MiB.
+    """
+    WatchJob: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.WatchJobResponse]  # type: ignore[assignment]
+    """Sends what happens to a job as it happens: its states, output and log, and its end with the bill.
+
+    The stream begins with what is stored, also for a job that ended long ago. After `attempt`, discard the output
+    and the log that you have: they begin anew. Only `end` says that the job has ended. A stream that ends without
+    it was cut: open it again with the id of the last event as `Last-Event-ID`, and it continues after that event.
+    A stream is cut after an hour, and when its reader takes nothing for a minute. After the id of `end` there is
+    nothing: over HTTP the status is 204.
     """
     ExplainJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]  # type: ignore[assignment]
     """Explains in sentences and codes why a job waits, runs or failed.
@@ -213,6 +231,21 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         A container's log is its standard output and its standard error in the order in which they were written;
         the standard output is also the job's output. Only the log of the newest attempt is kept, and of that the
         first MiB.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJob(
+        self,
+        request: _jobs_pb2.WatchJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.WatchJobResponse], _abc.AsyncIterator[_jobs_pb2.WatchJobResponse]]:
+        """Sends what happens to a job as it happens: its states, output and log, and its end with the bill.
+
+        The stream begins with what is stored, also for a job that ended long ago. After `attempt`, discard the output
+        and the log that you have: they begin anew. Only `end` says that the job has ended. A stream that ends without
+        it was cut: open it again with the id of the last event as `Last-Event-ID`, and it continues after that event.
+        A stream is cut after an hour, and when its reader takes nothing for a minute. After the id of `end` there is
+        nothing: over HTTP the status is 204.
         """
 
     @_abc_1.abstractmethod

@@ -321,6 +321,7 @@ class MethodRule(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     MAY_GROW_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_FIELD_NUMBER: _builtins.int
     success_code: _builtins.int
     """The HTTP status of a successful response. 0: 200."""
     example_request: _builtins.str
@@ -338,6 +339,10 @@ class MethodRule(_message.Message):
     may_grow: _builtins.bool
     """What the method reads grows with what is stored, or with the period that the request names. The server runs
     such reads apart from the others, one at a time for each account.
+    """
+    event_id_field: _builtins.str
+    """For a method that responds with a stream and is no file: the name of the text field of its messages that is
+    the id of the event. A reader that sends the last one as `Last-Event-ID` gets the events after it.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
@@ -376,10 +381,11 @@ class MethodRule(_message.Message):
         scopes: _abc.Iterable[Global___Scope.ValueType] | None = ...,
         repeat: Global___Repeat.ValueType = ...,
         may_grow: _builtins.bool = ...,
+        event_id_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "may_grow", b"may_grow", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id_field", b"event_id_field", "example_request", b"example_request", "example_response", b"example_response", "may_grow", b"may_grow", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -224,7 +224,7 @@ def _faults(field: Any, rule: options_pb2.FieldRule) -> Iterator[tuple[str, Any]
 REPORTED = (options_pb2.SHOWN_REPORTED_LINE, options_pb2.SHOWN_REPORTED_LINES)
 # Texts of requests that nobody else sees, or that the place where they are used judges.
 NOT_SHOWN = {
-    *("job_id", "before_job_id", "before", "page", "search", "idempotency_key", "boot_id"),
+    *("job_id", "before_job_id", "before", "page", "search", "idempotency_key", "boot_id", "last_event_id"),
     *("range", "if_range"),  # headers of a download
     *(
         "role",
