@@ -337,12 +337,11 @@ class _Document:
         return described
 
     def _event_content(self, binding: Binding) -> Json:
-        """A stream of events: to generators a text, which OpenAPI 3.1 cannot describe further."""
+        """A stream of events; `schema` would be taken for that of each of them."""
         example = orjson.loads(binding.rule.example_response)
         lines = [f"event: {name}\ndata: {orjson.dumps(data).decode()}\n\n" for name, data in example.items()]
         return {
             EVENTS_TYPE: {
-                "schema": {"type": "string"},
                 EVENT_SCHEMA: self._reference(binding.method.output_type, in_request=False),
                 "example": "".join(lines),
             }
