@@ -125,7 +125,9 @@ class EventRelay:
         except grpc.aio.AioRpcError as error:
             await self._break_off(error, scope, send, gone)
         finally:
-            reading.cancel()
+            # The read ends with its call: a read that is cancelled leaks its message (grpc/grpc#43360).
+            call.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _break_off(
         self, error: grpc.aio.AioRpcError, scope: Scope, send: Send, gone: asyncio.Task[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -209,3 +210,70 @@ async def test_slow_reader_stops_the_server_soon_and_is_cut_after_a_minute(serve
     async with asyncio.timeout(HANG_SECONDS):
         await ended.wait()
     client.close()
+
+
+@dataclass
+class Watched:
+    """A call to the server; it tells whether a read was given up instead of its call."""
+
+    call: Any
+    is_ended: bool = False
+    abandoned: int = 0
+
+    async def read(self) -> Any:
+        try:
+            return await self.call.read()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            self.abandoned += task.cancelling() if task else 0
+            raise
+
+    def cancel(self) -> bool:
+        self.is_ended = True
+        return bool(self.call.cancel())
+
+
+@dataclass
+class WatchedServer:
+    """A server whose streams of events are called through ``Watched``."""
+
+    server: FakeServer
+    calls: list[Watched]
+
+    @property
+    def files(self) -> Any:
+        return self.server.files
+
+    def open_channel(self) -> Any:
+        channel = self.server.open_channel()
+        begin = channel.unary_stream
+
+        def unary_stream(*names: Any, **ways: Any) -> Any:
+            method = begin(*names, **ways)
+
+            def call(*request: Any, **options: Any) -> Watched:
+                self.calls.append(Watched(method(*request, **options)))
+                return self.calls[-1]
+
+            return call
+
+        channel.unary_stream = unary_stream
+        return channel
+
+
+async def test_call_of_a_reader_that_leaves_is_ended_and_no_read_is_given_up(server: FakeServer) -> None:
+    """gRPC never frees the message of a read that is given up."""
+    watched: Any = WatchedServer(server, [])
+    server.answers["WatchJob"] = waits
+    async with http_gateway.serving(watched) as served:
+        client = await served.connect()
+        await client.send(GET)
+        received = b""
+        while b"event: state" not in received:
+            received += await client.receive()
+        client.close()
+        async with asyncio.timeout(HANG_SECONDS):
+            while served.door._open or not watched.calls[0].is_ended:
+                await asyncio.sleep(0.01)
+    (call,) = watched.calls
+    assert call.abandoned == 0
