@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from server.domain.errors import DomainError, Reason
-from server.domain.money import MICROS, text
+from server.domain.money import halala_up, text
 from server.domain.statements import DAY_MS, day_of
 
 
@@ -72,9 +72,10 @@ class BudgetReachedError(DomainError):
             f"and the job holds {text(asked)}; ask for a shorter duration_minutes or a lower "
             f"max_cost_halala, {wait}or raise {FIELDS[period]} with the main key",
             budget=period.value,
-            budget_halala=_up(budget),
-            used_halala=_up(used),
-            required_halala=_up(asked),
+            # Rounded up, so that the parts of a sum that is too high show it.
+            budget_halala=halala_up(budget),
+            used_halala=halala_up(used),
+            required_halala=halala_up(asked),
             **waits,
         )
 
@@ -129,11 +130,6 @@ def check_allowed(limits: KeyLimits, model: str | None, provider_id: int | None)
             "these, or change allowed_providers with the main key",
             field="provider_id",
         )
-
-
-def _up(amount: int) -> int:
-    """An amount in whole halala, rounded up, so that the parts of a sum that is too high show it."""
-    return -(-amount // MICROS)
 
 
 def _ms(at: datetime) -> int:

@@ -167,7 +167,7 @@ def by_end(job: Job, text: str) -> Finding | None:
         return failed(CanaryFault.NO_ANSWER) if job.failure_reason in _WITHOUT_ANSWER else UNDECIDED
     if not text.strip():
         return failed(CanaryFault.NO_ANSWER)
-    tokens = _tokens(job)
+    tokens = job.completion_tokens
     most = int(job.spec.get("params", {}).get("max_tokens", 0))
     if tokens and (tokens * CHARACTERS_A_TOKEN < len(text) or (most and tokens > most + 1)):
         return failed(CanaryFault.TOKENS_IMPOSSIBLE)
@@ -216,7 +216,7 @@ def to_ask(asked: int) -> int:
 
 def speed(job: Job) -> float | None:
     """Tokens per second of a completed job by the server's clock; None if it is too short to tell."""
-    tokens = _tokens(job)
+    tokens = job.completion_tokens
     if job.started_ms is None or job.ended_ms is None or tokens < LEAST_TOKENS:
         return None
     return tokens * 1000 / max(1, job.ended_ms - job.started_ms)
@@ -253,7 +253,3 @@ def command(seed: str, steps: int = STEPS) -> list[str]:
         'x=$(printf %s "$x" | sha256sum | cut -d" " -f1); i=$((i+1)); done; echo "$x"'
     )
     return ["sh", "-c", loop]
-
-
-def _tokens(job: Job) -> int:
-    return int((job.usage or {}).get("completion_tokens", 0))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from server.domain import tokens
 from server.domain.errors import invalid_field
 from server.domain.jobs import JobRequest
-from server.domain.money import MICROS, micros, text
+from server.domain.money import halala_up, micros, text
 from server.domain.pricing import Counts, Price, TimePrice
 
 
@@ -45,7 +45,7 @@ def reserve(price: Price, request: JobRequest, context_tokens: int = 0) -> Reser
         least = price.hold_micros(Counts(paid.prompt, 1))
         raise invalid_field(
             "max_cost_halala",
-            f"is less than the prompt and one token can cost; set at least {-(-least // MICROS)}, "
+            f"is less than the prompt and one token can cost; set at least {halala_up(least)}, "
             f"or leave it out to hold {text(hold)}",
         )
     return Reservation(most, request.duration_ms, longest)

@@ -236,6 +236,11 @@ class Job:
         return self.price.halala_per_minute
 
     @property
+    def completion_tokens(self) -> int:
+        """The tokens of its answer, as its daemon counted them; 0 without a count."""
+        return int((self.usage or {}).get("completion_tokens", 0))
+
+    @property
     def cancel_requested(self) -> bool:
         """Whether a cancel was requested and the job has not ended."""
         return self.cancel_requested_ms is not None and self.state not in FINAL

@@ -23,6 +23,11 @@ def whole_halala(amount: int) -> int:
     return amount // MICROS if amount >= 0 else -(-amount // MICROS)
 
 
+def halala_up(amount: int) -> int:
+    """An amount in micros in whole halala, rounded up."""
+    return -(-amount // MICROS)
+
+
 def whole_or_none(amount: int | None) -> int | None:
     """The same, of an amount that may be missing."""
     return None if amount is None else whole_halala(amount)

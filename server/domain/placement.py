@@ -18,7 +18,7 @@ from typing import Protocol
 
 from common.images import ImageNameError, is_allowed, parse
 from server.domain.gpu_models import satisfies
-from server.domain.jobs import NEED_IMAGE, JobType
+from server.domain.jobs import NEED_IMAGE, JobRequest, JobType
 from server.domain.levels import Standing, Unasked, tier
 from server.domain.pricing import NO_PRICES, Price, Prices
 from server.domain.providers import ProviderStatus
@@ -102,6 +102,19 @@ class Wants:
     """Which providers get it; None if it names one."""
     least_standing: Standing | None = None
     """Set by whoever knows which providers are there: the least standing that gets it now."""
+
+
+def wants_for(request: JobRequest) -> Wants:
+    """What a new job requires, but for its quote."""
+    return Wants(
+        request.job_type,
+        request.model,
+        request.gpu_model,
+        request.min_vram_mib,
+        image=request.image,
+        architecture=request.architecture,
+        unasked=None if request.provider_id is not None else request.unasked or Unasked.BEST,
+    )
 
 
 class Obstacle(StrEnum):

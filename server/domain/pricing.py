@@ -11,10 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.money import MICROS, SAR, micros, text, whole_halala
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 RATE_HALALA_PER_MINUTE: dict[JobType, int] = {
     JobType.LLM_INFERENCE: 150,
@@ -156,6 +159,12 @@ class Prices:
 
 
 NO_PRICES = Prices()
+
+
+def with_entry(before: Mapping[K, V], key: K, value: V | None) -> dict[K, V]:
+    """The same prices with another one; None: without that."""
+    others = {other: kept for other, kept in before.items() if other != key}
+    return others if value is None else {**others, key: value}
 
 
 def of_provider(

@@ -111,9 +111,10 @@ def _bounded(report: FinishReport, job: Job, facts: Facts) -> tuple[dict[str, An
     completion = int(usage.get("completion_tokens", 0))
     # A token has at least a byte, and one more ends the answer. Of a truncated output not all was relayed.
     written = completion if report.output_truncated else job.output_bytes + 1
+    prompt = most_prompt(job.spec)
     most = {
-        "prompt_tokens": most_prompt(job.spec),
-        "cached_tokens": min(int(usage.get("prompt_tokens", 0)), most_prompt(job.spec)),
+        "prompt_tokens": prompt,
+        "cached_tokens": min(int(usage.get("prompt_tokens", 0)), prompt),
         "completion_tokens": written,
         "first_token_ms": facts.server_ms + _CLOCK_TOLERANCE_MS,
         "tokens_per_second": 1000 * min(completion, written),

@@ -6,14 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from dcp.v1 import (
-    canaries_pb2,
-    gpus_pb2,
-    honesty_pb2,
-    jobs_pb2,
-    providers_pb2,
-    standing_pb2,
-)
+from dcp.v1 import canaries_pb2, gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict

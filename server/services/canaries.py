@@ -26,7 +26,8 @@ from server.domain.levels import tier
 from server.domain.placement import allows
 from server.domain.prompts import LONG_WORDS, Shape
 from server.services.fleet import Fleet, Presence
-from server.services.jobs import Jobs, price_of
+from server.services.job_prices import price_of
+from server.services.jobs import Jobs
 from server.store import canaries, jobs, leases, ledger, providers, renters, standing
 from server.store.canaries import Sample, WaitingQuestion
 from server.store.database import Database
@@ -421,7 +422,7 @@ def _answer(canary: Canary) -> Answer:
 
 
 def _answer_of(job: Job, text: str) -> Answer:
-    return Answer(text, logprobs=job.logprobs, tokens=int((job.usage or {}).get("completion_tokens", 0)))
+    return Answer(text, logprobs=job.logprobs, tokens=job.completion_tokens)
 
 
 def _text(job: Job) -> str:

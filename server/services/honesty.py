@@ -222,7 +222,7 @@ def _speed(newest: list[Job]) -> float | None:
     """
     speeds = []
     for job in newest:
-        tokens = int((job.usage or {}).get("completion_tokens", 0))
+        tokens = job.completion_tokens
         if job.state is JobState.COMPLETED and tokens >= LEAST_TOKENS and job.bill and job.bill.billed_ms:
             speeds.append(tokens * 1000 / job.bill.billed_ms)
     return statistics.median(speeds) if len(speeds) >= LEAST_SPEEDS else None

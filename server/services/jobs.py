@@ -14,9 +14,7 @@ from server.clock import Clock, ms
 from server.domain.budgets import NO_LIMITS, BudgetReachedError, KeyLimits, check_allowed, check_budgets
 from server.domain.disputes import Dispute
 from server.domain.errors import DomainError, Reason
-from server.domain.gpu_models import asked
 from server.domain.holds import reserve
-from server.domain.honesty import Verdict
 from server.domain.jobs import (
     FINAL,
     JOB_TRANSITIONS,
@@ -33,39 +31,26 @@ from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.mailboxes import refuse_unproven
 from server.domain.messages import CancelRun
 from server.domain.money import text, whole_halala
-from server.domain.placement import Wants
-from server.domain.pricing import NO_PRICES, Price, gpu_count, of_provider
+from server.domain.placement import wants_for
+from server.domain.pricing import Price, TimePrice
 from server.domain.providers import AccountState
 from server.domain.queue import Prospect
-from server.domain.quotes import PastRun, limit_ms, promised
+from server.domain.quotes import limit_ms, promised
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.tokens import with_max_tokens
 from server.services import endings, outbox
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
+from server.services.job_prices import past_runs, price_of
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
-from server.store import (
-    budgets,
-    disputes,
-    jobs,
-    keys,
-    leases,
-    ledger,
-    prices,
-    providers,
-    standing,
-    storage,
-    terms,
-)
+from server.store import budgets, disputes, jobs, keys, leases, ledger, standing, storage
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
-# A renter's newest jobs among which those like a new one are looked for.
-LIKES = 100
 OPEN_JOBS_RETRY_SECONDS = 10
 # A renter whose images could not be pulled this often within this time has to wait: pulls are not charged.
 MAX_FAILED_PULLS = 10
@@ -152,7 +137,7 @@ class Jobs:
 
     async def _place(self, request: JobRequest) -> int | None:
         """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
-        wants = wants_of_request(request)
+        wants = wants_for(request)
         best = self._dispatch.place(wants)
         if best is not None and best.own_prices.of(request.job_type, request.model, best.gpu_model):
             quote = await self._database.read(lambda: price_of(request))
@@ -320,12 +305,8 @@ class Jobs:
         else:
             price = price_of(request)
         if not request.duration_ms:
-            request = replace(request, duration_ms=limit_ms(request, likes(renter_id, request)))
-        reserved = reserve(
-            price,
-            request,
-            self._fleet.longest_context(request.model, request.provider_id) if request.model else 0,
-        )
+            request = replace(request, duration_ms=limit_ms(request, past_runs(renter_id, request)))
+        reserved = reserve(price, request, self.longest_context(price, request))
         if reserved.max_tokens is not None:
             request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
         hold = reserved.hold_micros
@@ -351,6 +332,12 @@ class Jobs:
         job = _as_offered(job, offers)
         log.info("submitted job_id=%s state=%s hold_halala=%s", job_id, job.state, text(hold))
         return job, offers
+
+    def longest_context(self, price: Price, request: JobRequest) -> int:
+        """The longest context for which a job by tokens can be held; 0: not known, or it does not matter."""
+        if isinstance(price, TimePrice) or request.model is None:
+            return 0
+        return self._fleet.longest_context(request.model, request.provider_id)
 
     def _check_open_jobs(self, renter_id: int) -> None:
         """Raises RATE_LIMITED. The renter's row is locked, so no other submit can run in between."""
@@ -422,44 +409,6 @@ def _as_offered(job: Job, offers: list[Offer]) -> Job:
 def _audit_facts(job: Job) -> dict[str, object]:
     """What the audit log records of a job."""
     return {"status": job.state.value, "cancel_requested": job.cancel_requested}
-
-
-def wants_of_request(request: JobRequest) -> Wants:
-    """What a new job requires of its provider, but for its quote."""
-    return Wants(
-        request.job_type,
-        request.model,
-        request.gpu_model,
-        request.min_vram_mib,
-        image=request.image,
-        architecture=request.architecture,
-        unasked=None if request.provider_id is not None else request.unasked or Unasked.BEST,
-    )
-
-
-def likes(renter_id: int, request: JobRequest) -> list[PastRun]:
-    """The newest completed runs of the same renter with the same model, or of the same type without one."""
-    return [
-        PastRun(job.bill.billed_ms, int((job.usage or {}).get("completion_tokens", 0)))
-        for job in jobs.newest_of_renter(renter_id, LIKES)
-        if (job.job_type, job.model) == (request.job_type, request.model)
-        and job.state is JobState.COMPLETED
-        and job.bill is not None
-    ]
-
-
-def price_of(request: JobRequest) -> Price:
-    """The price of a job: the own one of the provider that it names, or the platform's."""
-    kind, model, gpus = request.job_type, request.model, gpu_count(request.spec)
-    if request.provider_id is None:
-        gpu_model = str(asked(request.gpu_model)) if request.gpu_model else None
-        card = prices.of(request, gpu_model)
-        return of_provider(NO_PRICES, card, kind, model, gpu_model, gpus, is_verified=True)
-    named = providers.get(request.provider_id) if kind in NEED_IMAGE else None
-    gpu_model = named.gpu_model if named is not None else None
-    is_verified = named is not None and named.verdict is Verdict.VERIFIED
-    own, card = terms.of(request.provider_id).prices, prices.of(request, gpu_model)
-    return of_provider(own, card, kind, model, gpu_model, gpus, is_verified=is_verified)
 
 
 def _was_of(job: Job, provider_id: int) -> bool:

@@ -7,12 +7,10 @@ server.services.operators.operations.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from server.clock import Clock, ms
-from server.domain.pricing import Price, Prices, TimePrice, TokenPrice
+from server.domain.pricing import Price, Prices, TimePrice, TokenPrice, with_entry
 from server.domain.terms import Terms, check_price, price_bounds
 from server.services.operators.audit import Operator
 from server.services.terms import OwnTerms
@@ -20,7 +18,6 @@ from server.store import prices, terms
 from server.store.database import Database
 from server.store.prices import Card, Kind
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 # Models and GPU models of which one provider may have own prices.
 MOST_OWN = 500
@@ -108,22 +105,17 @@ class PriceList:
             if price is not None:
                 check_price(price, subject.of(prices.card().prices), subject.kind.value)
 
-        changed = await self._own_terms.change(provider_id, alter, check)
+        after = await self._own_terms.change(provider_id, alter, check)
         log.info("set a price provider_id=%d %s=%r", provider_id, subject.kind.value, subject.name)
-        return await self._database.read(lambda: _own(changed.prices))
+        return await self._database.read(lambda: _own(after.prices))
 
 
 def _with(own: Prices, subject: Subject, price: Price | None) -> Prices:
     if subject.kind is Kind.GPU_MODEL:
         micros = price.micros_per_hour if isinstance(price, TimePrice) else None
-        return replace(own, gpu_hours=_changed(own.gpu_hours, subject.name, micros))
+        return replace(own, gpu_hours=with_entry(own.gpu_hours, subject.name, micros))
     tokens = price if isinstance(price, TokenPrice) else None
-    return replace(own, tokens=_changed(own.tokens, subject.name, tokens))
-
-
-def _changed(before: Mapping[str, T], name: str, value: T | None) -> dict[str, T]:
-    others = {other: kept for other, kept in before.items() if other != name}
-    return others if value is None else {**others, name: value}
+    return replace(own, tokens=with_entry(own.tokens, subject.name, tokens))
 
 
 def _own(own: Prices) -> list[OwnPrice]:

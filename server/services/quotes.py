@@ -9,11 +9,12 @@ from server.clock import Clock, ms
 from server.domain import quotes as rules
 from server.domain.holds import Reservation, reserve
 from server.domain.jobs import NEED_IMAGE, JobRequest
-from server.domain.placement import PASSING, Candidate, obstacle, rank
+from server.domain.placement import Candidate, Wants, can_run, rank, wants_for
 from server.domain.pricing import Price
 from server.domain.quotes import PastRun, Quote
 from server.services.fleet import Fleet
-from server.services.jobs import Jobs, likes, price_of, wants_of_request
+from server.services.job_prices import past_runs, price_of
+from server.services.jobs import Jobs
 from server.services.market import SPEEDS_MS
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
 from server.store import canaries
@@ -65,12 +66,6 @@ class Quotes:
         Raises what a submit raises that cannot be run; not INSUFFICIENT_BALANCE.
         """
         key, now_ms = await self._jobs.quote_key(), ms(self._clock)
-        wants = wants_of_request(request)
-        present = [
-            presence.candidate(now_ms)
-            for presence in self._fleet.serving(request.model, CONSIDERED)
-            if request.provider_id in (None, presence.provider_id)
-        ]
 
         def read() -> Quoted:
             check_can_be_run(request.job_type)
@@ -80,15 +75,14 @@ class Quotes:
             elif not request.wait_for_supply:
                 self._supply.check(request)
             price = price_of(request)
-            past = likes(renter_id, request)
+            past = past_runs(renter_id, request)
             limited = request if request.duration_ms else _limited(request, past)
-            quoted = replace(wants, quoted=price if request.provider_id is None else None)
-            able = [each for each in present if obstacle(each, quoted) in PASSING]
-            able.sort(key=lambda each: rank(each, request.model))
+            wants = replace(wants_for(request), quoted=price if request.provider_id is None else None)
+            able = self._able(request, wants, now_ms)
             ids = [each.provider_id for each in able]
             speeds = canaries.measured(request.model, ids, now_ms - SPEEDS_MS) if request.model else {}
-            context = self._fleet.longest_context(request.model, request.provider_id) if request.model else 0
-            platform = price_of(replace(request, provider_id=None))
+            context = self._jobs.longest_context(price, request)
+            platform = price if request.provider_id is None else price_of(replace(request, provider_id=None))
             offers = tuple(_offer(each, limited, platform, past, speeds) for each in able[:SHOWN])
             speed = speeds.get(ids[0]) if ids else None
             expires_ms = now_ms + rules.VALID_MS
@@ -103,6 +97,16 @@ class Quotes:
             )
 
         return await self._database.read(read)
+
+    def _able(self, request: JobRequest, wants: Wants, now_ms: int) -> list[Candidate]:
+        """The connected providers that could run the job, best first."""
+        present = (
+            presence.candidate(now_ms)
+            for presence in self._fleet.serving(request.model, CONSIDERED)
+            if request.provider_id in (None, presence.provider_id)
+        )
+        able = [each for each in present if can_run(each, wants)]
+        return sorted(able, key=lambda each: rank(each, request.model))
 
 
 def _limited(request: JobRequest, past: Sequence[PastRun]) -> JobRequest:

@@ -14,6 +14,7 @@ from functools import partial
 from server.clock import Clock, ms
 from server.domain.jobs import NOT_RUN, JobType
 from server.domain.placement import Obstacle, settings_obstacle
+from server.domain.pricing import with_entry
 from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
@@ -68,13 +69,13 @@ class OwnTerms:
                 check_rate(kind, rate, prices.card().prices.rates[kind])
 
         def alter(before: Terms) -> Terms:
-            others = {other: own for other, own in before.prices.rates.items() if other is not kind}
-            rates = others if rate is None else {**others, kind: rate}
-            return replace(before, prices=replace(before.prices, rates=rates))
+            return replace(
+                before, prices=replace(before.prices, rates=with_entry(before.prices.rates, kind, rate))
+            )
 
-        changed = await self.change(provider_id, alter, check)
+        after = await self.change(provider_id, alter, check)
         log.info("set a rate provider_id=%d job_type=%s halala_per_minute=%s", provider_id, kind, rate)
-        return await self._database.read(lambda: _rates(changed))
+        return await self._database.read(lambda: _rates(after))
 
     async def settings(self, provider_id: int) -> Settings:
         """A provider's hours, temperature and memory for jobs."""

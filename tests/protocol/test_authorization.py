@@ -47,6 +47,10 @@ FREE = "anybody's to name: a filter, a place in a list, or whom to do business w
 # The kind of object that each id in a request names, by RPC and field.
 OBJECTS = {
     "JobService.SubmitJob provider_id": FREE,
+    "JobService.SubmitJob quote_id": FREE,
+    "JobService.QuoteJob provider_id": FREE,
+    "JobService.WatchJob job_id": JOB,
+    "JobService.WatchJob last_event_id": FREE,
     "JobService.GetJob job_id": JOB,
     "JobService.GetJobOutput job_id": JOB,
     "JobService.GetJobLogs job_id": JOB,
@@ -64,6 +68,7 @@ OBJECTS = {
     "ArtifactService.DownloadArtifact job_id": JOB,
     "KeyService.ListKeys before_id": FREE,
     "KeyService.RevokeKey key_id": KEY,
+    "KeyService.SetKeyLimits key_id": KEY,
     "LedgerService.CreditRenter renter_id": RENTER,
     "AdminService.ListAuditEntries object_id": FREE,
     "AdminService.ListAuditEntries before_id": FREE,
@@ -264,6 +269,8 @@ def judged(reason: str) -> str:
     """The outcome of authorization for an error reason; other errors come after authorization."""
     if reason in OF_CREDENTIAL:
         return reason
+    if reason == "MODEL_NOT_FOUND":  # nobody's object: the world has no models
+        return ADMITTED
     return REFUSED if reason == "NOT_OWNER" or reason.endswith("_NOT_FOUND") else ADMITTED
 
 
@@ -300,7 +307,7 @@ async def by_grpc(there: World, name: str, credential: str) -> str:
             await first_answer(there.stack.channel.stream_stream(path, **codecs), metadata, request)
         elif method.server_streaming:
             async for _ in there.stack.channel.unary_stream(path, **codecs)(request, metadata=metadata):
-                pass
+                break  # what follows may last as long as a job
         else:
             await there.stack.channel.unary_unary(path, **codecs)(request, metadata=metadata)
     except grpc.aio.AioRpcError as error:
@@ -323,7 +330,12 @@ async def by_http(there: World, name: str, credential: str, binding: Binding, ba
     assert "{" not in path, f"{name} has a path field that is not an object of the table"
     headers = {"authorization": f"Bearer {there.keys[credential]}"} if credential in there.keys else {}
     where: dict[str, Any] = {"json": plain} if binding.fields_in_body else {"params": plain}
-    answer = await there.stack.http.request(binding.verb, path, headers=headers, **where)
+    answer = None
+    if METHODS[name].server_streaming:
+        # The first message decides, and what follows may last as long as a job.
+        answer = await there.stack.http.head(path, headers=headers, **where)
+    if answer is None or not answer.is_success:
+        answer = await there.stack.http.request(binding.verb, path, headers=headers, **where)
     if answer.is_success:
         return ADMITTED
     assert answer.status_code < 500, answer.text

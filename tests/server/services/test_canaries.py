@@ -144,44 +144,39 @@ async def kept(each: Machine) -> Logprobs:
     return job.logprobs
 
 
+async def until_judged(market: Market, last: Machine, reports: dict[Machine, dict[str, Any]]) -> None:
+    """Lets machines answer their canaries with these reports until one of them was judged."""
+    for _ in range(60):
+        await market.check()
+        for each, report in reports.items():
+            if await each.is_asked():
+                await each.answer(**report)
+                await each.daemon.heard_nothing()
+        if await last.judged():
+            return
+        market.clock.advance(1800)
+        for each in reports:
+            await each.daemon.heartbeat()
+
+
 async def test_copied_text_whose_probabilities_are_invented_fails(checked: Market) -> None:
     """The probabilities are those of the model; the text can be had from somebody else."""
-    honest_ones = [await machine(checked) for _ in range(2)]
-    copier = await machine(checked)
-    shifts = {honest_ones[0]: 0.0, honest_ones[1]: 0.01, copier: 2.0}
-    for _ in range(60):
-        await checked.check()
-        for each, shift in shifts.items():
-            if await each.is_asked():
-                await each.answer(logprobs=logprobs(shift))
-                await each.daemon.heard_nothing()
-        if await copier.judged():
-            break
-        checked.clock.advance(1800)
-        for each in shifts:
-            await each.daemon.heartbeat()
+    one, other, copier = [await machine(checked) for _ in range(3)]
+    shifts = {one: 0.0, other: 0.01, copier: 2.0}
+    reports = {each: {"logprobs": logprobs(shift)} for each, shift in shifts.items()}
+    await until_judged(checked, copier, reports)
     assert await copier.judged() == {FAILED}
-    assert [await each.judged() for each in honest_ones] == [{PASSED}, {PASSED}]
+    assert [await each.judged() for each in (one, other)] == [{PASSED}, {PASSED}]
 
 
 async def test_provider_that_counts_more_tokens_than_others_in_the_same_text_fails(checked: Market) -> None:
     """Tokens are paid for by the provider's own count, up to the bytes of the text: a check compares it."""
-    honest_ones, inflated = [await machine(checked) for _ in range(2)], await machine(checked)
-    tokens = {honest_ones[0]: 40, honest_ones[1]: 41, inflated: 48}
-    for _ in range(60):
-        await checked.check()
-        for each, count in tokens.items():
-            if await each.is_asked():
-                await each.answer(tokens=count)
-                await each.daemon.heard_nothing()
-        if await inflated.judged():
-            break
-        checked.clock.advance(1800)
-        for each in tokens:
-            await each.daemon.heartbeat()
+    one, other, inflated = [await machine(checked) for _ in range(3)]
+    tokens = {one: 40, other: 41, inflated: 48}
+    await until_judged(checked, inflated, {each: {"tokens": count} for each, count in tokens.items()})
     assert await inflated.judged() == {FAILED}
     assert CanaryFault.TOKENS_IMPOSSIBLE in {canary.fault for canary in await inflated.found()}
-    assert [await each.judged() for each in honest_ones] == [{PASSED}, {PASSED}]
+    assert [await each.judged() for each in (one, other)] == [{PASSED}, {PASSED}]
 
 
 @pytest.mark.parametrize(
