@@ -58,6 +58,17 @@ class ProviderRow:
     email_verified_ms: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class ServedNow:
+    """A model that live providers serve."""
+
+    name: str
+    context_tokens: int
+    """The longest of theirs; 0 if none reports it."""
+    since_ms: int
+    """When the first of them registered."""
+
+
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
 _inactive_connected = PreparedQuery(
     lambda: Provider.select(Provider.id, Provider.state).where(
@@ -141,10 +152,36 @@ def is_served(kind: JobType, model: str | None, since_ms: int) -> bool:
     return any(kind.value in text.split() for (text,) in tuples(query.distinct()))
 
 
+def served_now(kind: JobType, since_ms: int, limit: int) -> list[ServedNow]:
+    """The models that active providers with a heartbeat after ``since_ms`` serve, the most served first."""
+    query = (
+        ProviderModel.select(
+            ProviderModel.name,
+            pw.fn.MAX(ProviderModel.context_tokens),
+            pw.fn.MIN(Provider.created_ms),
+        )
+        .join(Provider, on=(Provider.id == ProviderModel.provider_id))
+        .where(*_live(since_ms), ~Provider.draining, _runs(kind))
+        .group_by(ProviderModel.name)
+        .order_by(pw.fn.COUNT(Provider.id).desc(), ProviderModel.name)
+        .limit(limit)
+    )
+    return [ServedNow(str(name), int(tokens), int(ms)) for name, tokens, ms in tuples(query)]
+
+
 def seen_since(since_ms: int, limit: int) -> list[ProviderRow]:
     """The admitted providers with a heartbeat after ``since_ms``, those with the newest first."""
     query = Provider.select().where(*_admitted_since(since_ms)).order_by(Provider.last_heartbeat_ms.desc())
     return [_row(row) for row in query.limit(limit)]
+
+
+def _live(since_ms: int) -> tuple[Any, ...]:
+    return Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
+
+
+def _runs(kind: JobType) -> Any:
+    """Whether a provider runs the job type: its types are stored with a space between them."""
+    return (" " + Provider.job_types + " ").contains(f" {kind.value} ")
 
 
 def _admitted_since(since_ms: int) -> tuple[Any, ...]:
@@ -173,9 +210,7 @@ def live(
     architecture: str | None = None,
 ) -> tuple[list[ProviderRow], int]:
     """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the total."""
-    query = Provider.select().where(
-        Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
-    )
+    query = Provider.select().where(*_live(since_ms))
     if gpu_model:
         wanted = asked(gpu_model)
         query = query.where(squeezed_column(Provider.gpu_model) == squeezed(wanted.name))

@@ -108,10 +108,10 @@ def test_example_of_a_response_is_a_valid_response(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HTTP)
-def test_route_is_under_api_and_its_path_names_fields(name: str) -> None:
+def test_route_is_under_a_root_of_the_api_and_its_path_names_fields(name: str) -> None:
     http = HTTP[name].GetOptions().Extensions[annotations_pb2.http]
     path = http.get or http.post
-    assert path.startswith("/api/")
+    assert path.startswith(("/api/", "/v1/"))
     assert set(re.findall(r"{(\w+)}", path)) <= {field.name for field in HTTP[name].input_type.fields}
     assert http.body == ("*" if http.post and "cancel" not in path else "")
 
