@@ -1,6 +1,6 @@
 """Prices in US dollars, by the operator's rate, as exact decimal numbers. Pure.
 
-Nothing is paid in dollars. What is not a finite decimal number is rounded up, so that no price is shown too low.
+Nothing is paid in dollars. What is not a finite decimal number is rounded up: no price is shown too low.
 """
 
 from __future__ import annotations

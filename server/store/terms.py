@@ -29,6 +29,8 @@ _changed_after = PreparedRows(
 )
 
 
+# Providers of one statement.
+BATCH = 1000
 _STORED = (
     ProviderTerms.rates,
     ProviderTerms.prices,
@@ -102,6 +104,16 @@ def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:
     """The terms of each of these providers."""
     query = ProviderTerms.select().where(ProviderTerms.provider_id.in_(list(provider_ids)))
     return dict.fromkeys(provider_ids, NO_TERMS) | {row.provider_id: _terms(row) for row in query}
+
+
+def of_many(provider_ids: Sequence[int]) -> dict[int, Terms]:
+    """The terms of those of many providers that have any."""
+    found: dict[int, Terms] = {}
+    for first in range(0, len(provider_ids), BATCH):
+        ids = list(provider_ids[first : first + BATCH])
+        rows = ProviderTerms.select().where(ProviderTerms.provider_id.in_(ids))
+        found |= {row.provider_id: _terms(row) for row in rows}
+    return found
 
 
 def changed_after(place: tuple[int, int], limit: int) -> list[tuple[tuple[int, int], Terms]]:
