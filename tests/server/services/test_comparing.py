@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import random
 from typing import Any
 
@@ -295,14 +294,14 @@ async def test_filter_that_makes_no_sense_is_refused_with_its_field_and_what_to_
     assert remedy in refused.message
 
 
-def forged(*parts: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+def forged(*parts: str) -> str:
+    return base64.urlsafe_b64encode(" ".join(parts).encode()).decode().rstrip("=")
 
 
 async def test_position_of_another_list_is_refused(market: Market) -> None:
     await joined(market, 3)
     cursor = (await ask(market, sort=VRAM, page_size=1)).next_cursor
-    digest = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))[0]
+    digest = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(" ")[0]
     of_others: list[dict[str, Any]] = [
         {"sort": RELIABILITY, "cursor": cursor},
         {"sort": VRAM, "cursor": cursor, "verified": True},
@@ -312,12 +311,12 @@ async def test_position_of_another_list_is_refused(market: Market) -> None:
         {"cursor": cursor},
         *(
             {"sort": VRAM, "cursor": text}
-            for text in ("x", "é", "===", cursor[:-2], cursor + "AAAA", forged(), forged(1), "W" * 300)
+            for text in ("x", "é", "===", cursor[:-2], cursor + "AAAA", forged("1"), "W" * 300)
         ),
-        {"sort": VRAM, "cursor": forged(digest, "1", 1)},
-        {"sort": VRAM, "cursor": forged(digest, 1, "1")},
-        {"sort": VRAM, "cursor": forged(digest, 1, [1])},
-        {"sort": VRAM, "cursor": forged(digest, 1, None)},
+        *(
+            {"sort": VRAM, "cursor": forged(*parts)}
+            for parts in ((digest,), (digest, "1.5"), (digest, "1", "x"), (digest, "1", ""), ("", "1", "1"))
+        ),
     ]
     for fields in of_others:
         refused = await refusal(ask(market, **fields))
