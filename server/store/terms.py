@@ -14,7 +14,7 @@ from server.domain.pricing import Prices, TokenPrice
 from server.domain.standing import Bounds
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
 from server.store.leases import counted_open, open_value
-from server.store.models import Provider, ProviderStanding, ProviderTerms
+from server.store.models import Provider, ProviderStanding, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
@@ -111,8 +111,12 @@ def of_many(provider_ids: Sequence[int]) -> dict[int, Terms]:
     found: dict[int, Terms] = {}
     for first in range(0, len(provider_ids), BATCH):
         ids = list(provider_ids[first : first + BATCH])
-        rows = ProviderTerms.select().where(ProviderTerms.provider_id.in_(ids))
-        found |= {row.provider_id: _terms(row) for row in rows}
+        rows = tuples(
+            ProviderTerms.select(ProviderTerms.provider_id, *_STORED).where(
+                ProviderTerms.provider_id.in_(ids)
+            )
+        )
+        found |= {int(provider_id): _terms(_Stored(*stored)) for provider_id, *stored in rows}
     return found
 
 

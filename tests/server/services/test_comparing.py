@@ -51,6 +51,7 @@ async def walk(market: Market, page_size: int, **fields: Any) -> list[int]:
     found: list[int] = []
     more: dict[str, Any] = {}
     while True:
+        assert len(found) < 100, "the walk does not end"
         answer = await ask(market, page_size=page_size, **fields, **more)
         found += [provider.id for provider in answer.providers]
         assert not (answer.HasField("next_cursor") and answer.HasField("next_after_id"))
