@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
+ROOTS = ("/api/", "/v1/")
+"""Where the routes of the API are; they read their bodies themselves."""
 IS_STREAM = "dcp.is_stream"
 """The key of a scope whose response is cut when the gateway stops, since it has no end that is near."""
 CUT = "dcp.cut"
@@ -61,7 +63,7 @@ class Edge:
 
         try:
             _check_head(scope)
-            if not scope["path"].startswith("/api/"):
+            if not scope["path"].startswith(ROOTS):
                 receive = await _complete(scope, receive)
             await self._app(scope, receive, send_dressed)
         except ClientGoneError:

@@ -22,7 +22,7 @@ from gateway import credentials
 from gateway.errors import CODES, STATUS_BY_REASON
 from gateway.events import MEDIA_TYPE as EVENTS_TYPE
 from gateway.languages import ARABIC, ENGLISH, Language
-from gateway.relations import NOT_BLANK, body_conditions, parameter_needs
+from gateway.relations import NOT_BLANK, body_conditions, needs_of_values, parameter_needs
 from gateway.routes import BASES, Binding, bindings, field_rule
 from gateway.scalars import (
     FLOAT_TYPES,
@@ -273,9 +273,11 @@ class _Document:
         if not binding.fields_in_body:
             query = query_fields(binding.method.input_type, binding.elsewhere)
             needs = parameter_needs(binding.method.input_type)
+            by_value = needs_of_values(binding.method.input_type)
             for name, path in query.items():
                 parameters.append(self._parameter("query", name, path[-1]))
                 parameters[-1] |= {"x-needs": needs[name]} if name in needs else {}
+                parameters[-1] |= {"x-needs-by-value": by_value[name]} if name in by_value else {}
         return parameters
 
     def _parameter(self, place: str, name: str, field: FieldDescriptor) -> Json:
@@ -516,6 +518,7 @@ _FORMATS: Mapping[int, Json] = {
     },
     options_pb2.FORMAT_TIMEZONE: {"format": "timezone"},
     options_pb2.FORMAT_DATE: {"format": "date"},
+    options_pb2.FORMAT_SAR: {"pattern": r"^([0-9]{1,7}(\.[0-9]{1,8})?)?$"},
     options_pb2.FORMAT_TIME_OF_DAY: {"pattern": f"^{_TIME}$"},
     options_pb2.FORMAT_END_OF_HOURS: {"pattern": f"^({_TIME}|24:00)$"},
 }

@@ -1,7 +1,8 @@
 """Owns how the OpenAPI document expresses conditions between the fields of a message.
 
 They come from the relations in the option ``(dcp.v1.message)``, which the server enforces. For a body they
-are expressed in JSON Schema. OpenAPI cannot express them for parameters, so these carry ``x-needs``.
+are expressed in JSON Schema. OpenAPI cannot express them for parameters, so these carry ``x-needs``, or
+``x-needs-by-value`` if they hold for one value.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ def parameter_needs(message: Descriptor) -> Mapping[str, list[str]]:
     return {r.when_field: list(r.required) for r in _relations(message) if r.when_field and not r.when_value}
 
 
+def needs_of_values(message: Descriptor) -> Mapping[str, Mapping[str, list[str]]]:
+    """The parameters that single values of an enum parameter require, by its name."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for relation in _relations(message):
+        if relation.when_value:
+            (value,) = _value_names(message, relation)
+            found.setdefault(relation.when_field, {})[value] = list(relation.required)
+    return found
+
+
 def _relations(message: Descriptor) -> list[options_pb2.Relation]:
     rule: options_pb2.MessageRule = message.GetOptions().Extensions[options_pb2.message]
     return list(rule.relations)
@@ -50,11 +61,14 @@ def _condition(message: Descriptor, relation: options_pb2.Relation) -> Json:
 def _when(message: Descriptor, relation: options_pb2.Relation) -> Json:
     if not relation.when_value:
         return _there(message, relation.when_field.split("."))
+    names = _value_names(message, relation)
+    return {"properties": {relation.when_field: {"enum": names}}, "required": [relation.when_field]}
+
+
+def _value_names(message: Descriptor, relation: options_pb2.Relation) -> list[str]:
     enum = message.fields_by_name[relation.when_field].enum_type
     assert enum is not None, f"{relation.when_field} is not an enum"
-    number = enum.values_by_name[relation.when_value].number
-    names = [enum_names(enum)[number]]
-    return {"properties": {relation.when_field: {"enum": names}}, "required": [relation.when_field]}
+    return [enum_names(enum)[enum.values_by_name[relation.when_value].number]]
 
 
 def _there(message: Descriptor, steps: list[str]) -> Json:

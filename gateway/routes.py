@@ -1,4 +1,4 @@
-"""Owns the /api routes: one for every RPC with `google.api.http` and one request.
+"""Owns the routes of the API: one for every RPC with `google.api.http` and one request.
 
 An RPC that responds with a stream is a file, if its options say so, or else a stream of server-sent events.
 
@@ -30,7 +30,7 @@ from common.json_form import message_writer
 from gateway import credentials, errors
 from gateway.bodies import BodyLimit, BodyReader
 from gateway.channel import Channel
-from gateway.edge import method_not_allowed, read_body, respond
+from gateway.edge import ROOTS, method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.events import EventRelay
 from gateway.files import FileRelay
@@ -41,7 +41,7 @@ from gateway.transcode import body_reader, query_reader, single_text_reader
 log = logging.getLogger(__name__)
 
 BASES = ("/api", "/api/dc1")
-"""Every route exists under both; the second is for browsers on the same origin."""
+"""Every route under the first exists under both; the second is for browsers on the same origin."""
 
 _VERBS = ("get", "post", "put", "patch", "delete")
 # A field in a path; with **, its value may contain slashes.
@@ -151,7 +151,7 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
         verb = rule.WhichOneof("pattern")
         path = getattr(rule, verb) if verb in _VERBS else ""
         fields = tuple(found[1] for found in _PATH_FIELD.finditer(path))
-        if not path.startswith("/api/") or "{" in _PATH_FIELD.sub("", path) or rule.body not in ("", "*"):
+        if not path.startswith(ROOTS) or "{" in _PATH_FIELD.sub("", path) or rule.body not in ("", "*"):
             raise ValueError(f"{method.full_name}: this gateway cannot serve its google.api.http")
         method_rule = options.Extensions[options_pb2.method]
         plain = _PATH_FIELD.sub(r"{\1}", path)
@@ -162,19 +162,19 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
 def api_routes(
     channel: Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
 ) -> Table[Resource]:
-    """Builds a route for every path under both bases."""
+    """Builds a route for every path; one under the first base exists under both."""
     resources: dict[str, Resource] = {}
     for binding in bindings(files):
         resource = resources.setdefault(binding.pattern, Resource(binding.pattern))
         endpoint = StreamEndpoint if binding.method.server_streaming else Endpoint
         resource.add(binding.verb, endpoint(binding, channel, deadline_seconds))
-    return Table(
-        {
-            base + pattern.removeprefix(BASES[0]): resource
-            for pattern, resource in resources.items()
-            for base in BASES
-        }
-    )
+    return Table({path: resource for pattern, resource in resources.items() for path in _paths(pattern)})
+
+
+def _paths(pattern: str) -> tuple[str, ...]:
+    if not pattern.startswith(f"{BASES[0]}/"):
+        return (pattern,)
+    return tuple(base + pattern.removeprefix(BASES[0]) for base in BASES)
 
 
 class Resource:

@@ -60,13 +60,15 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """Drops a query that lacks a parameter required by ``x-needs``, or whose dates are in the wrong order or
-    too far apart: OpenAPI itself cannot express that."""
+    """Drops a query that lacks a parameter required by ``x-needs`` or ``x-needs-by-value``, or whose dates
+    are in the wrong order or too far apart: OpenAPI itself cannot express that."""
     query: Mapping[str, Any] = case.query or {}
     if _has_bad_period(query):
         return False
     parameters = case.operation.definition.raw["parameters"]
     needs = {parameter["name"]: parameter["x-needs"] for parameter in parameters if "x-needs" in parameter}
+    by_value = {each["name"]: each["x-needs-by-value"] for each in parameters if "x-needs-by-value" in each}
+    needs |= {name: needed.get(query.get(name), []) for name, needed in by_value.items()}
     return all(query.get(other) for name in needs if query.get(name) for other in needs[name])
 
 

@@ -30,8 +30,8 @@ _PROGRAMS: tuple[tuple[str, ModuleType], ...] = (
 _WHO = {"public": "any caller", "admin": "operator"}
 
 _ROUTES = """\
-Every route is served under `/api` and, for browsers on the same origin, under `/api/dc1`. Parameters,
-bodies, responses and examples are on the gateway's page `/docs` and in `/openapi.json`.
+Routes under `/api` are also served under `/api/dc1`, for browsers on the same origin. Parameters, bodies,
+responses and examples are on the gateway's page `/docs` and in `/openapi.json`.
 
 "Who" names the roles that may call a route. A renter or a provider can access only its own account and its
 own jobs. "Sub-key scopes" lists the scopes of which a renter's sub-key needs one; if the column is

@@ -32,6 +32,7 @@ from server.rpc.limits import RateLimits
 from server.rpc.mailboxes import MailboxServicer
 from server.rpc.methods import Methods
 from server.rpc.metrics import MetricServicer
+from server.rpc.models import ModelServicer
 from server.rpc.operations import OperationServicer
 from server.rpc.prices import PriceServicer
 from server.rpc.privacy import PrivacyServicer
@@ -84,6 +85,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         LedgerServicer(services.renters, services.proofs),
         MailboxServicer(services.mailboxes),
         MetricServicer(services.metrics, services.providers),
+        ModelServicer(services.catalogue),
         OperationServicer(services.operations),
         PriceServicer(services.prices),
         PrivacyServicer(services.export, services.deletion),

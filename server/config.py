@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,7 @@ from packaging.version import Version
 from common.addresses import Network
 from common.nearest import did_you_mean
 from server.domain.artifacts import ArtifactLimits
+from server.domain.dollars import DEFAULT_SAR_PER_USD, rate
 from server.domain.gpu_proofs import Scale
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
@@ -226,6 +228,11 @@ VARIABLES = (
         "",
         "Where the marketplace is, for mails, such as https://market.example. Mail needs it.",
     ),
+    Variable(
+        "DCP_SAR_PER_USD",
+        str(DEFAULT_SAR_PER_USD),
+        "How many SAR are a US dollar, for the prices in /v1/models and /v1/pricing.",
+    ),
     Variable("DCP_TLS_CERT", "", "Certificate chain (PEM). Unset: plain text, on loopback addresses only."),
     Variable("DCP_TLS_KEY", "", "The certificate's private key (PEM)."),
     Variable(
@@ -307,6 +314,8 @@ class Config:
     """How long a new key for a lost one waits, so that the present key's holder can cancel."""
     mail: MailSettings | None = None
     """How mail is sent; None: none is, and accounts need no proof of their e-mail addresses."""
+    sar_per_usd: Decimal = DEFAULT_SAR_PER_USD
+    """How many SAR are a US dollar, for prices that routers read."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -348,6 +357,7 @@ class Config:
             standing_counts=_boolean("DCP_STANDING_COUNTS", value["DCP_STANDING_COUNTS"]),
             recovery_hours=_number("DCP_RECOVERY_HOURS", value["DCP_RECOVERY_HOURS"], 0, 720),
             mail=_mail(value),
+            sar_per_usd=_sar_per_usd(value["DCP_SAR_PER_USD"]),
             payouts=PayoutTerms(
                 **{
                     field: _number(name, value[name], least, most)
@@ -451,6 +461,13 @@ def _blob_store(text: str) -> str:
     if importlib.util.find_spec("obstore") is None:
         raise ConfigError("DCP_BLOB_STORE: a bucket needs obstore; install it with [server,s3]")
     return text
+
+
+def _sar_per_usd(text: str) -> Decimal:
+    try:
+        return rate(text)
+    except ValueError as error:
+        raise ConfigError(f"DCP_SAR_PER_USD: {text!r} {error}") from None
 
 
 def _limit(name: str, text: str) -> int:

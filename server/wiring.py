@@ -19,6 +19,7 @@ from server.outbound import Outbound
 from server.services.artifacts import Artifacts
 from server.services.bus import LocalBus
 from server.services.canaries import Canaries
+from server.services.catalogue import Catalogue
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
@@ -90,6 +91,7 @@ class Services:
             database, self.fleet, self.metrics, clock, config.minimums, bool(config.canary_percent)
         )
         self.market = Market(database, self.fleet, self.providers, clock)
+        self.catalogue = Catalogue(database, clock, config.sar_per_usd)
         self.discards = Discards(database, clock)
         shared = Shared(
             database,

@@ -73,6 +73,7 @@ SETTINGS = frozenset(
         "DCP_PUBLIC_URL",
         "DCP_RECOVERY_HOURS",
         "DCP_SANDBOX_TOPUP",
+        "DCP_SAR_PER_USD",
         "DCP_SCHEDULE",
         "DCP_SERVER",
         "DCP_SMTP_URL",

@@ -56,6 +56,11 @@ class TrackRecord:
     succeeded: int = 0
     counted: int = 0
 
+    def plus(self, weight: Weight, count: int) -> TrackRecord:
+        """With so many attempts more."""
+        counted = 0 if weight is Weight.NEITHER else count
+        return TrackRecord(self.succeeded + (count if weight is Weight.FOR else 0), self.counted + counted)
+
     @property
     def reliability(self) -> float | None:
         """The share that succeeded, for people to read beside ``counted``; None of nothing.

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from dcp.v1 import canaries_pb2, gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
+from dcp.v1 import canaries_pb2, gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, renters_pb2, standing_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.images import ImageNameError, parse
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict
+from server.domain.comparison import Sort
 from server.domain.disputes import Dispute, DisputeState
 from server.domain.errors import invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
@@ -67,6 +68,7 @@ _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
 _VERDICTS = enum_map(Verdict, honesty_pb2.Verdict)
 _VERDICT_REASONS = enum_map(VerdictReason, honesty_pb2.VerdictReason)
 _STANDINGS = enum_map(Standing, standing_pb2.Standing)
+_SORTS = member_map(Sort, renters_pb2.ProviderSort)
 _STANDING_MEMBERS = member_map(Standing, standing_pb2.Standing)
 _STANDING_REASONS = enum_map(StandingReason, standing_pb2.StandingReason)
 _STATUSES = enum_map(ProviderStatus, providers_pb2.ProviderStatus)
@@ -243,6 +245,13 @@ def _unasked(request: jobs_pb2.SubmitJobRequest) -> Unasked | None:
 def standing_member(number: int) -> Standing | None:
     """The standing of the wire's number; None for none."""
     return _STANDING_MEMBERS.get(number)
+
+
+def provider_sort(number: int) -> Sort:
+    """The order of the wire's number. Raises INVALID_FIELD for one that this server does not know."""
+    if number and number not in _SORTS:
+        raise invalid_field("sort", f"is not an order of this list; send one of {', '.join(Sort)}")
+    return _SORTS.get(number, Sort.ID)
 
 
 def standing(row: StandingRow | None) -> standing_pb2.ProviderStanding | None:

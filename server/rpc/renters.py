@@ -5,17 +5,22 @@ from __future__ import annotations
 from dcp.v1 import renters_pb2 as pb
 from dcp.v1 import renters_pb2_grpc
 
+from server.domain.comparison import Wanted
+from server.domain.errors import invalid_field
 from server.domain.hindrances import by_job_type
+from server.domain.jobs import JobType
 from server.domain.money import whole_halala
+from server.domain.pricing import sar_micros
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, caller_address
 from server.rpc.repeats import once
 from server.rpc.validate import mailbox_of
-from server.services.market import Market, Offering
+from server.services.market import Market, Offering, View
 from server.services.registration import Registration
 from server.services.renters import Renters
+from server.store.providers import Filters
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
@@ -65,25 +70,16 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     async def ListAvailableProviders(
         self, request: pb.ListAvailableProvidersRequest, context: Context
     ) -> pb.ListAvailableProvidersResponse:
-        page, page_size = request.page, request.page_size
-        found, total, nearest = await self._market.available(
-            gpu_model=request.gpu_model.strip() or None,
-            min_vram_mib=round(request.min_vram_gb * 1024) or None,
-            model=request.model.strip() or None,
-            after_id=request.after_id,
-            page=page,
-            page_size=page_size,
-            verified=request.verified,
-            min_standing=convert.standing_member(request.min_standing),
-            architecture=request.architecture.strip() or None,
-        )
+        view = View(request.page, request.page_size, request.after_id, request.cursor)
+        found = await self._market.available(_filters(request), _wanted(request), view)
         return pb.ListAvailableProvidersResponse(
-            providers=[_available(offering) for offering in found.rows],
+            providers=[_available(offering) for offering in found.offerings],
             next_after_id=found.next_id,
-            total=total,
-            page=page,
-            page_size=page_size,
-            nearest_gpu_models=nearest,
+            next_cursor=found.next_cursor,
+            total=found.total,
+            page=view.page,
+            page_size=view.page_size,
+            nearest_gpu_models=found.nearest,
         )
 
     async def TopUpOwnWallet(
@@ -95,6 +91,42 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             pb.TopUpOwnWalletResponse,
             lambda balance: pb.TopUpOwnWalletResponse(success=True, balance_halala=whole_halala(balance)),
         )
+
+
+def _filters(request: pb.ListAvailableProvidersRequest) -> Filters:
+    return Filters(
+        gpu_model=request.gpu_model.strip() or None,
+        min_vram_mib=round(request.min_vram_gb * 1024) or None,
+        model=request.model.strip() or None,
+        verified=request.verified,
+        min_standing=convert.standing_member(request.min_standing),
+        architecture=request.architecture.strip() or None,
+        kind=_kind(request.job_type),
+    )
+
+
+def _kind(number: int) -> JobType | None:
+    kind = convert.job_type(number)
+    if number and kind is None:
+        raise invalid_field("job_type", f"is not a job type; send one of {', '.join(JobType)}")
+    return kind
+
+
+def _wanted(request: pb.ListAvailableProvidersRequest) -> Wanted:
+    has_speed, has_record = request.HasField("min_tokens_per_second"), request.HasField("min_reliability")
+    return Wanted(
+        sort=convert.provider_sort(request.sort),
+        kind=_kind(request.job_type) or JobType.LLM_INFERENCE,
+        model=request.model.strip() or None,
+        max_micros_per_hour=_micros(request.max_sar_per_hour),
+        max_micros_for_output=_micros(request.max_sar_per_million_output_tokens),
+        min_tokens_per_second=request.min_tokens_per_second if has_speed else None,
+        min_reliability=request.min_reliability if has_record else None,
+    )
+
+
+def _micros(amount: str) -> int | None:
+    return sar_micros(amount) if amount else None
 
 
 def _available(offering: Offering) -> pb.AvailableProvider:

@@ -23,6 +23,7 @@ from stdnum import iban
 
 from server.domain.errors import DomainError, invalid_field
 from server.domain.mailboxes import mailbox
+from server.domain.pricing import sar_micros
 from server.domain.terms import DAY_MINUTES, is_timezone, minute_of, time_of_day
 from server.domain.texts import check_shown, cleaned
 from server.rpc import relations
@@ -351,6 +352,14 @@ def _date(value: str, name: str) -> None:
         raise invalid_field(name, "must be a date such as 2026-01-31")
 
 
+def _sar(value: str, name: str) -> None:
+    try:
+        if value:
+            sar_micros(value)
+    except ValueError as error:
+        raise invalid_field(name, str(error)) from None
+
+
 def _file_name(value: str, name: str) -> None:
     if _FILE_NAME.fullmatch(value) is None:
         rule = (
@@ -395,6 +404,7 @@ _FORMATS: Mapping[int, Check] = {
     options_pb2.FORMAT_VARIABLE_NAME: _variable_name,
     options_pb2.FORMAT_TIMEZONE: _timezone,
     options_pb2.FORMAT_DATE: _date,
+    options_pb2.FORMAT_SAR: _sar,
     options_pb2.FORMAT_TIME_OF_DAY: functools.partial(_time_of_day, DAY_MINUTES - 1),
     options_pb2.FORMAT_END_OF_HOURS: functools.partial(_time_of_day, DAY_MINUTES),
 }

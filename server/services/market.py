@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
+from server.domain.comparison import Figures, Place, Sort, Wanted, place_of
+from server.domain.errors import no_page
 from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import Verdict
 from server.domain.jobs import NOT_RUN, JobType
 from server.domain.leases import LIVE_SECONDS
-from server.domain.levels import Standing
 from server.domain.placement import Model, Obstacle, vram_for_jobs_mib
 from server.domain.pricing import Price, Prices, of_provider
 from server.domain.reliability import TrackRecord
-from server.domain.terms import Terms
+from server.domain.terms import NO_TERMS, Terms
 from server.services.fleet import Fleet
-from server.services.pages import Page, first_page
+from server.services.pages import first_page
 from server.services.providers import Providers, existing
 from server.services.terms import terms_obstacle
 from server.store import canaries, prices, providers, reliability, standing, terms
 from server.store.database import Database
-from server.store.providers import ProviderRow
+from server.store.providers import Compared, Filters, ProviderRow
 from server.store.reliability import PastAttempt
 from server.store.standing import StandingRow
 
+LIVE_MS = int(LIVE_SECONDS * 1000)
+# Providers that one page compares, where the database cannot sort them by itself.
+MOST_COMPARED = 10_000
 # How old a measured speed may be.
 SPEEDS_MS = 30 * 24 * 3600 * 1000
 # What a provider may run that has not said yet what it does.
@@ -63,6 +69,43 @@ class Offering:
     prices: tuple[Offered, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which part of the list is asked for."""
+
+    page: int
+    page_size: int
+    after_id: int = 0
+    cursor: str = ""
+
+    @property
+    def offset(self) -> int:
+        """How many entries after the position are skipped."""
+        return (self.page - 1) * self.page_size
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of the list, and the number of entries on all pages."""
+
+    offerings: list[Offering]
+    total: int
+    next_id: int | None
+    """With which the next page continues in the order of ids."""
+    next_cursor: str | None
+    """With which it continues in another order."""
+    nearest: list[str]
+    """The GPU models most like a wanted one that is not known and that no provider has."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    rows: list[ProviderRow]
+    total: int
+    next_id: int | None = None
+    next_cursor: str | None = None
+
+
 class Market:
     """Reads the market; changes nothing."""
 
@@ -72,61 +115,42 @@ class Market:
         self._accounts = accounts
         self._clock = clock
 
-    async def available(
-        self,
-        *,
-        gpu_model: str | None,
-        min_vram_mib: int | None,
-        model: str | None,
-        after_id: int,
-        page: int,
-        page_size: int,
-        verified: bool = False,
-        min_standing: Standing | None = None,
-        architecture: str | None = None,
-    ) -> tuple[Page[Offering], int, list[str]]:
-        """One page of the live providers, by id, their number on all pages, and names like ``gpu_model``.
-
-        Only a name that is not known, and that no provider has, gets such names.
-        """
+    async def available(self, filters: Filters, wanted: Wanted, view: View) -> Listing:
+        """One page of the live providers. Raises PAGE_NOT_FOUND for a position in another list."""
         now_ms = ms(self._clock)
-        since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
-        def read() -> tuple[Page[Offering], int, list[str]]:
-            rows, total = providers.live(
-                since_ms=since_ms,
-                gpu_model=gpu_model,
-                min_vram_mib=min_vram_mib,
-                model=model,
-                after_id=after_id,
-                offset=(page - 1) * page_size,
-                limit=page_size + 1,
-                verified=verified,
-                min_standing=min_standing,
-                architecture=architecture,
+        def read() -> Listing:
+            page = (
+                _by_id(filters, view, now_ms) if wanted.is_plain else _compared(filters, wanted, view, now_ms)
             )
-            listed = first_page(rows, page_size)
-            ids = [row.id for row in listed.rows]
-            models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
-            card = prices.card().prices
-            since = now_ms - SPEEDS_MS
-            speeds = canaries.measured(model, ids, since) if model and ids else {}
-            known, granted = reliability.track_records(ids), standing.of(ids)
-            offerings = [
-                self._offering(
-                    row,
-                    models[row.id],
-                    own[row.id],
-                    _offered(row, models[row.id], own[row.id].prices, card, model, speeds.get(row.id)),
-                    known[row.id],
-                    granted.get(row.id),
-                    now_ms,
-                )
-                for row in listed.rows
-            ]
-            return Page(offerings, listed.next_id), total, _nearest(gpu_model)
+            return Listing(
+                self._offerings(page.rows, filters.model, now_ms),
+                page.total,
+                page.next_id,
+                page.next_cursor,
+                _nearest(filters.gpu_model),
+            )
 
         return await self._database.read(read)
+
+    def _offerings(self, rows: list[ProviderRow], model: str | None, now_ms: int) -> list[Offering]:
+        ids = [row.id for row in rows]
+        models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
+        card = prices.card().prices
+        speeds = canaries.measured(model, ids, now_ms - SPEEDS_MS) if model and ids else {}
+        known, granted = reliability.track_records(ids), standing.of(ids)
+        return [
+            self._offering(
+                row,
+                models[row.id],
+                own[row.id],
+                _offered(row, models[row.id], own[row.id].prices, card, model, speeds.get(row.id)),
+                known[row.id],
+                granted.get(row.id),
+                now_ms,
+            )
+            for row in rows
+        ]
 
     async def history(
         self, provider_id: int, before: tuple[int, int] | None, limit: int
@@ -170,6 +194,78 @@ class Market:
             presence is not None and presence.runs_plain_processes,
             offered,
         )
+
+
+def _by_id(filters: Filters, view: View, now_ms: int) -> _Rows:
+    """A page in the order of ids, which the database filters."""
+    if view.cursor:
+        raise no_page("cursor")
+    rows, total = providers.live(
+        filters,
+        since_ms=now_ms - LIVE_MS,
+        after_id=view.after_id,
+        offset=view.offset,
+        limit=view.page_size + 1,
+    )
+    listed = first_page(rows, view.page_size)
+    return _Rows(listed.rows, total, listed.next_id)
+
+
+def _compared(filters: Filters, wanted: Wanted, view: View, now_ms: int) -> _Rows:
+    """A page for which every provider is compared."""
+    walk = repr((filters, wanted))
+    place = _place(wanted, view, walk)
+    found = _figures(filters, wanted, now_ms)
+    places = [(f.key(wanted.sort), provider_id) for provider_id, f in found.items() if f.fits(wanted)]
+    places.sort()
+    begin = bisect_right(places, (place.key, place.provider_id)) + view.offset
+    page = places[begin : begin + view.page_size]
+    rows = {row.id: row for row in providers.by_ids([provider_id for _, provider_id in page])}
+    next_id, next_cursor = None, None
+    if begin + len(page) < len(places) and page:
+        last = Place(*page[-1])
+        next_id = last.provider_id if wanted.sort is Sort.ID else None
+        next_cursor = None if wanted.sort is Sort.ID else last.cursor(walk)
+    return _Rows([rows[provider_id] for _, provider_id in page], len(places), next_id, next_cursor)
+
+
+def _place(wanted: Wanted, view: View, walk: str) -> Place:
+    """Where the page begins."""
+    if wanted.sort is Sort.ID:
+        if view.cursor:
+            raise no_page("cursor")
+        return Place((), view.after_id)
+    if view.after_id:
+        raise no_page("after_id")
+    return place_of(view.cursor, walk) if view.cursor else Place((-math.inf,), 0)
+
+
+def _figures(filters: Filters, wanted: Wanted, now_ms: int) -> dict[int, Figures]:
+    """What the order and the bounds need of each provider that matches the filters, and no more."""
+    rows = providers.compared(filters, since_ms=now_ms - LIVE_MS, limit=MOST_COMPARED)
+    ids = [row.id for row in rows]
+    own = terms.of_many(ids) if wanted.asks_price or wanted.sort is Sort.VRAM else {}
+    card = prices.card().prices
+    lower = reliability.lower_bounds(ids) if wanted.asks_record else {}
+    speeds: dict[int, float] = {}
+    if wanted.asks_speed and wanted.model:
+        speeds = canaries.measured_of_many(wanted.model, ids, now_ms - SPEEDS_MS)
+    found = {}
+    for row in rows:
+        its = own.get(row.id, NO_TERMS)
+        found[row.id] = Figures(
+            _price(row, its.prices, card, wanted) if wanted.asks_price else None,
+            speeds.get(row.id),
+            lower.get(row.id, 0.0),
+            vram_for_jobs_mib(row.gpu_vram_mib, its.settings.vram_reserve_mib),
+        )
+    return found
+
+
+def _price(row: Compared, own: Prices, card: Prices, wanted: Wanted) -> Price | None:
+    if wanted.kind not in (row.job_types or RUN):
+        return None
+    return of_provider(own, card, wanted.kind, wanted.model, row.gpu_model, is_verified=row.is_verified)
 
 
 def _offered(

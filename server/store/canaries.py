@@ -16,6 +16,8 @@ from server.store import renters
 from server.store.models import tuples
 
 MAX_NEWEST = 200
+# Providers of one statement.
+BATCH = 1000
 # The largest request that is imitated, in characters.
 MAX_SAMPLE = 20_000
 _DECIDED = (CanaryVerdict.PASSED.value, CanaryVerdict.FAILED.value)
@@ -274,6 +276,23 @@ def measured(subject: str, provider_ids: Collection[int], since_ms: int) -> dict
         .order_by(db.Canary.created_ms)
     )
     return {int(provider_id): int(speed) / 1000 for provider_id, speed in tuples(query)}
+
+
+def measured_of_many(subject: str, provider_ids: Sequence[int], since_ms: int) -> dict[int, float]:
+    """The same for many providers: of each only its newest canary with a speed is read."""
+    of_one = (db.Canary.provider_id == db.Provider.id, db.Canary.subject == subject)
+    newest = (
+        db.Canary.select(db.Canary.millitokens_per_second)
+        .where(*of_one, db.Canary.created_ms >= since_ms, db.Canary.millitokens_per_second.is_null(False))
+        .order_by(db.Canary.id.desc())
+        .limit(1)
+    )
+    found: dict[int, float] = {}
+    for first in range(0, len(provider_ids), BATCH):
+        ids = list(provider_ids[first : first + BATCH])
+        query = db.Provider.select(db.Provider.id, newest).where(db.Provider.id.in_(ids))
+        found |= {int(id_): int(speed) / 1000 for id_, speed in tuples(query) if speed is not None}
+    return found
 
 
 def jobs_since(provider_ids: Sequence[int], since_ms: int) -> dict[int, int]:

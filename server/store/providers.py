@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee as pw
 
@@ -56,6 +56,17 @@ class ProviderRow:
     image_patterns: tuple[str, ...] | None
     """Of the images that its owner allows; None if its daemon does not report them."""
     email_verified_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedNow:
+    """A model that live providers serve."""
+
+    name: str
+    context_tokens: int
+    """The longest of theirs; 0 if none reports it."""
+    since_ms: int
+    """When the first of them registered."""
 
 
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
@@ -141,10 +152,36 @@ def is_served(kind: JobType, model: str | None, since_ms: int) -> bool:
     return any(kind.value in text.split() for (text,) in tuples(query.distinct()))
 
 
+def served_now(kind: JobType, since_ms: int, limit: int) -> list[ServedNow]:
+    """The models that active providers with a heartbeat after ``since_ms`` serve, the most served first."""
+    query = (
+        ProviderModel.select(
+            ProviderModel.name,
+            pw.fn.MAX(ProviderModel.context_tokens),
+            pw.fn.MIN(Provider.created_ms),
+        )
+        .join(Provider, on=(Provider.id == ProviderModel.provider_id))
+        .where(*_live(since_ms), ~Provider.draining, _runs(kind))
+        .group_by(ProviderModel.name)
+        .order_by(pw.fn.COUNT(Provider.id).desc(), ProviderModel.name)
+        .limit(limit)
+    )
+    return [ServedNow(str(name), int(tokens), int(ms)) for name, tokens, ms in tuples(query)]
+
+
 def seen_since(since_ms: int, limit: int) -> list[ProviderRow]:
     """The admitted providers with a heartbeat after ``since_ms``, those with the newest first."""
     query = Provider.select().where(*_admitted_since(since_ms)).order_by(Provider.last_heartbeat_ms.desc())
     return [_row(row) for row in query.limit(limit)]
+
+
+def _live(since_ms: int) -> tuple[Any, ...]:
+    return Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
+
+
+def _runs(kind: JobType) -> Any:
+    """Whether a provider runs the job type: its types are stored with a space between them."""
+    return (" " + Provider.job_types + " ").contains(f" {kind.value} ")
 
 
 def _admitted_since(since_ms: int) -> tuple[Any, ...]:
@@ -159,49 +196,88 @@ def lately_seen(limit: int) -> list[int]:
     return [int(provider_id) for (provider_id,) in tuples(newest)]
 
 
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What rows of providers can be filtered by."""
+
+    gpu_model: str | None = None
+    min_vram_mib: int | None = None
+    """Of the memory that is available to jobs."""
+    model: str | None = None
+    verified: bool = False
+    min_standing: Standing | None = None
+    architecture: str | None = None
+    kind: JobType | None = None
+
+
+class Compared(NamedTuple):
+    """What of a provider's row its price and its memory for jobs depend on."""
+
+    id: int
+    gpu_model: str
+    gpu_vram_mib: int | None
+    is_verified: bool
+    job_types: frozenset[JobType]
+
+
 def live(
-    *,
-    since_ms: int,
-    gpu_model: str | None,
-    min_vram_mib: int | None,
-    model: str | None,
-    after_id: int = 0,
-    offset: int = 0,
-    limit: int,
-    verified: bool = False,
-    min_standing: Standing | None = None,
-    architecture: str | None = None,
+    filters: Filters, *, since_ms: int, after_id: int = 0, offset: int = 0, limit: int
 ) -> tuple[list[ProviderRow], int]:
     """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the total."""
-    query = Provider.select().where(
-        Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
+    query = _matching(Provider.select(), filters, since_ms)
+    page = query.where(Provider.id > after_id).order_by(Provider.id).offset(offset).limit(limit)
+    return [_row(row) for row in page], query.count()
+
+
+def compared(filters: Filters, *, since_ms: int, limit: int) -> list[Compared]:
+    """The first of those that match the filters, by id, with little of each."""
+    columns = (
+        Provider.id,
+        Provider.gpu_model,
+        Provider.gpu_vram_mib,
+        Provider.verdict,
+        Provider.job_types,
     )
-    if gpu_model:
-        wanted = asked(gpu_model)
+    query = _matching(Provider.select(*columns), filters, since_ms).order_by(Provider.id).limit(limit)
+    types: dict[str, frozenset[JobType]] = {}
+    found = []
+    for provider_id, gpu_model, vram_mib, verdict, kinds in tuples(query):
+        if kinds not in types:
+            types[kinds] = frozenset(JobType(name) for name in kinds.split())
+        is_verified = verdict == Verdict.VERIFIED.value
+        found.append(Compared(int(provider_id), gpu_model, vram_mib or None, is_verified, types[kinds]))
+    return found
+
+
+def _matching(query: Any, filters: Filters, since_ms: int) -> Any:
+    query = query.where(*_live(since_ms))
+    if filters.gpu_model:
+        wanted = asked(filters.gpu_model)
         query = query.where(squeezed_column(Provider.gpu_model) == squeezed(wanted.name))
         if wanted.memory_gib is not None:
             query = query.where(Provider.gpu_vram_mib.between(*bounds_mib(wanted.memory_gib)))
-    if min_vram_mib:
+    if filters.min_vram_mib:
         # Memory reserved for the owner is not available to jobs; without terms, none is reserved.
         reserved = ProviderTerms.select(ProviderTerms.vram_reserve_mib).where(
             ProviderTerms.provider_id == Provider.id
         )
-        query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(reserved, 0) >= min_vram_mib)
-    if model:
-        serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
+        query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(reserved, 0) >= filters.min_vram_mib)
+    if filters.model:
+        serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == filters.model)
         query = query.where(Provider.id.in_(serving))
-    if min_standing is not None:
-        enough = [one.value for one in Standing if one.reaches(min_standing)]
+    if filters.min_standing is not None:
+        enough = [one.value for one in Standing if one.reaches(filters.min_standing)]
         granted = ProviderStanding.select(ProviderStanding.provider_id).where(
             ProviderStanding.standing.in_(enough)
         )
         query = query.where(Provider.id.in_(granted))
-    if architecture:
-        query = query.where(Provider.architecture == architecture)
-    if verified:
+    if filters.architecture:
+        query = query.where(Provider.architecture == filters.architecture)
+    if filters.verified:
         query = query.where(Provider.verdict == Verdict.VERIFIED.value)
-    page = query.where(Provider.id > after_id).order_by(Provider.id).offset(offset).limit(limit)
-    return [_row(row) for row in page], query.count()
+    if filters.kind is not None:
+        query = query.where(_runs(filters.kind))
+    return query
 
 
 def has_gpu(gpu_model: str) -> bool:

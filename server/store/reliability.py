@@ -13,7 +13,7 @@ import peewee as pw
 from server.domain import reliability as rules
 from server.domain.jobs import FailureReason, JobType
 from server.domain.leases import LeaseOutcome
-from server.domain.reliability import RECORD_SIZE, TrackRecord
+from server.domain.reliability import NO_RECORD, RECORD_SIZE, TrackRecord
 from server.store import models as db
 from server.store.leases import ENDED_ATTEMPT
 from server.store.prepared import PreparedQuery, arg
@@ -32,6 +32,12 @@ _ARM = (
     f"WHERE provider_id = {{provider_id}} AND {ENDED_ATTEMPT.sql} "
     "ORDER BY ended_ms DESC, number DESC LIMIT {size}) AS newest_{provider_id}"
 )
+_GROUPED = (
+    "SELECT provider_id, outcome, failure_reason, COUNT(*) FROM ({arm}) AS grouped "
+    "GROUP BY provider_id, outcome, failure_reason"
+)
+# Providers of one statement: SQLite joins at most 500 parts.
+BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,19 @@ def track_records(provider_ids: Sequence[int]) -> dict[int, TrackRecord]:
         for provider_id, outcome, reason in db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms)):
             newest[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
     return {provider_id: rules.track_record(attempts) for provider_id, attempts in newest.items()}
+
+
+def lower_bounds(provider_ids: Sequence[int]) -> dict[int, float]:
+    """The lower bound of the reliability of each of these providers, which may be many."""
+    counts: dict[int, TrackRecord] = {}
+    for first in range(0, len(provider_ids), BATCH):
+        ids = provider_ids[first : first + BATCH]
+        arms = (_GROUPED.format(arm=_ARM.format(provider_id=int(id_), size=RECORD_SIZE)) for id_ in ids)
+        counted = db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms))
+        for provider_id, outcome, reason, count in counted:
+            weight = rules.weight(LeaseOutcome(outcome), _reason(reason))
+            counts[provider_id] = counts.get(provider_id, NO_RECORD).plus(weight, int(count))
+    return {provider_id: counts.get(provider_id, NO_RECORD).lower for provider_id in provider_ids}
 
 
 def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[PastAttempt]:

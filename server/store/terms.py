@@ -14,7 +14,7 @@ from server.domain.pricing import Prices, TokenPrice
 from server.domain.standing import Bounds
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
 from server.store.leases import counted_open, open_value
-from server.store.models import Provider, ProviderStanding, ProviderTerms
+from server.store.models import Provider, ProviderStanding, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
@@ -29,6 +29,8 @@ _changed_after = PreparedRows(
 )
 
 
+# Providers of one statement.
+BATCH = 1000
 _STORED = (
     ProviderTerms.rates,
     ProviderTerms.prices,
@@ -102,6 +104,20 @@ def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:
     """The terms of each of these providers."""
     query = ProviderTerms.select().where(ProviderTerms.provider_id.in_(list(provider_ids)))
     return dict.fromkeys(provider_ids, NO_TERMS) | {row.provider_id: _terms(row) for row in query}
+
+
+def of_many(provider_ids: Sequence[int]) -> dict[int, Terms]:
+    """The terms of those of many providers that have any."""
+    found: dict[int, Terms] = {}
+    for first in range(0, len(provider_ids), BATCH):
+        ids = list(provider_ids[first : first + BATCH])
+        rows = tuples(
+            ProviderTerms.select(ProviderTerms.provider_id, *_STORED).where(
+                ProviderTerms.provider_id.in_(ids)
+            )
+        )
+        found |= {int(provider_id): _terms(_Stored(*stored)) for provider_id, *stored in rows}
+    return found
 
 
 def changed_after(place: tuple[int, int], limit: int) -> list[tuple[tuple[int, int], Terms]]:

@@ -44,15 +44,19 @@ def test_rpc_without_a_route_is_a_stream(name: str) -> None:
 PAGED = [name for name, method in METHODS.items() if "page_size" in method.input_type.fields_by_name]
 
 
+# Walked by id in the order of ids, and by an opaque cursor in any other.
+IN_OTHER_ORDERS = {"RenterService.ListAvailableProviders"}
+
+
 @pytest.mark.parametrize("name", PAGED)
 def test_every_list_is_walked_by_cursor(name: str) -> None:
     request, response = METHODS[name].input_type, METHODS[name].output_type
-    cursors = [field for field in response.fields if field.name.startswith("next_")]
-    assert len(cursors) == 1
-    cursor = request.fields_by_name[cursors[0].name.removeprefix("next_")]
-    assert cursor.type == cursors[0].type
+    nexts = [field for field in response.fields if field.name.startswith("next_")]
+    assert len(nexts) == (2 if name in IN_OTHER_ORDERS else 1)
+    cursors = [request.fields_by_name[field.name.removeprefix("next_")] for field in nexts]
+    assert [cursor.type for cursor in cursors] == [field.type for field in nexts]
     numbered = request.fields_by_name.get("page")
-    assert numbered is None or numbered is cursor or numbered.GetOptions().deprecated
+    assert numbered is None or numbered in cursors or numbered.GetOptions().deprecated
 
 
 def wire_names(data: Any, message: Any) -> Any:
@@ -108,10 +112,10 @@ def test_example_of_a_response_is_a_valid_response(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HTTP)
-def test_route_is_under_api_and_its_path_names_fields(name: str) -> None:
+def test_route_is_under_a_root_of_the_api_and_its_path_names_fields(name: str) -> None:
     http = HTTP[name].GetOptions().Extensions[annotations_pb2.http]
     path = http.get or http.post
-    assert path.startswith("/api/")
+    assert path.startswith(("/api/", "/v1/"))
     assert set(re.findall(r"{(\w+)}", path)) <= {field.name for field in HTTP[name].input_type.fields}
     assert http.body == ("*" if http.post and "cancel" not in path else "")
 

@@ -186,6 +186,15 @@ def test_a_parameter_names_the_parameter_that_it_needs(api: dict[str, Any]) -> N
     assert needs == {"object_id": ["object"]}
 
 
+def test_a_parameter_names_the_parameter_that_one_of_its_values_needs(api: dict[str, Any]) -> None:
+    (needs,) = (
+        parameter["x-needs-by-value"]
+        for parameter in operation(api, "ListAvailableProviders")["parameters"]
+        if "x-needs-by-value" in parameter
+    )
+    assert needs == {"tokens_per_second": ["model"]}
+
+
 @pytest.mark.parametrize(
     ("rpc", "scopes", "english", "arabic"),
     [

@@ -58,7 +58,7 @@ async def test_both_bases_call_the_same_rpc_and_give_the_same_response(
     assert dict(answers[0].headers) == dict(answers[1].headers)
 
 
-async def test_every_annotated_rpc_has_a_route_under_both_bases() -> None:
+async def test_every_annotated_rpc_has_a_route_and_one_under_api_has_two() -> None:
     paths = {binding.pattern for binding in bindings(discover())}
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
         routes = set(api_routes(channel, discover()).patterns)
@@ -317,6 +317,8 @@ async def test_a_new_rpc_gets_its_route_and_its_entry_without_code() -> None:
     "http",
     [
         {"get": "/shop/{item_id}"},
+        {"get": "/v2/shop/{item_id}"},
+        {"get": "/v1"},
         {"get": "/api/shop/{item_id=chairs/*}"},
         {"post": "/api/shop/buy", "body": "size"},
     ],

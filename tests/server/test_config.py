@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "DCP_DISPUTE_DAYS": "1",
             "DCP_CANARY_PERCENT": "0",
             "DCP_RECOVERY_HOURS": "720",
+            "DCP_SAR_PER_USD": "3.751",
             "DCP_SMTP_URL": "smtps://user%40x:p%2Fw@mail.example",
             "DCP_MAIL_FROM": "accounts@market.example",
             "DCP_PUBLIC_URL": "https://market.example/",
@@ -67,6 +69,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         payouts=PayoutTerms(0, 8760, 1),
         canary_percent=0,
         recovery_hours=720,
+        sar_per_usd=Decimal("3.751"),
         mail=MailSettings(
             "mail.example",
             465,
@@ -161,6 +164,10 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_MAX_RENTER_BYTES": "-1"}, "DCP_MAX_RENTER_BYTES"),
         ({"DCP_MAX_PROVIDER_BYTES": "1 GiB"}, "DCP_MAX_PROVIDER_BYTES"),
         ({"DCP_RECOVERY_HOURS": "721"}, "DCP_RECOVERY_HOURS"),
+        *(
+            ({"DCP_SAR_PER_USD": text}, "DCP_SAR_PER_USD: .* such as 3.75")
+            for text in ("0", "0.0", "-3.75", "3,75", "10000", "1e3", "3.7500001", "nan", "٣", "9" * 5000)
+        ),
         ({"DCP_SMTP_URL": "smtp://m", "DCP_PUBLIC_URL": "https://m"}, "DCP_MAIL_FROM"),
         (
             {"DCP_SMTP_URL": "smtp://m", "DCP_MAIL_FROM": "<a@m>", "DCP_PUBLIC_URL": "https://m"},

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import grpc
@@ -26,6 +27,7 @@ from dcp.v1 import (
     ledger_pb2_grpc,
     mailboxes_pb2_grpc,
     metrics_pb2_grpc,
+    models_pb2_grpc,
     operations_pb2_grpc,
     prices_pb2_grpc,
     privacy_pb2_grpc,
@@ -47,6 +49,7 @@ from grpc_status import rpc_status
 from server.app import Server
 from server.config import DEFAULT_BLOB_STORE, MINIMUMS, Config
 from server.domain.artifacts import ArtifactLimits
+from server.domain.dollars import DEFAULT_SAR_PER_USD
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
@@ -249,6 +252,7 @@ class Market:
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.mailbox_service = mailboxes_pb2_grpc.MailboxServiceStub(channel)
         self.metric_service = metrics_pb2_grpc.MetricServiceStub(channel)
+        self.model_service = models_pb2_grpc.ModelServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
         self.price_service = prices_pb2_grpc.PriceServiceStub(channel)
         self.privacy_service = privacy_pb2_grpc.PrivacyServiceStub(channel)
@@ -444,6 +448,7 @@ async def running(
     storage_limits: StorageLimits = STORAGE_LIMITS,
     payouts: PayoutTerms = AT_ONCE,
     canary_percent: int = 0,
+    sar_per_usd: Decimal = DEFAULT_SAR_PER_USD,
 ) -> AsyncIterator[Market]:
     """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
 
@@ -468,6 +473,7 @@ async def running(
         storage_limits=storage_limits,
         payouts=payouts,
         canary_percent=canary_percent,
+        sar_per_usd=sar_per_usd,
     )
     server = Server(config, clock)
     await server.start()

@@ -185,6 +185,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """The name of an environment variable that a job may set."""
     FORMAT_DATE: _Format.ValueType  # 37
     """A date, such as 2026-01-31."""
+    FORMAT_SAR: _Format.ValueType  # 38
+    """An amount in SAR: a decimal number such as 0.6, with at most 8 decimals."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """The format that a text field must have."""
@@ -215,6 +217,8 @@ FORMAT_VARIABLE_NAME: Format.ValueType  # 36
 """The name of an environment variable that a job may set."""
 FORMAT_DATE: Format.ValueType  # 37
 """A date, such as 2026-01-31."""
+FORMAT_SAR: Format.ValueType  # 38
+"""An amount in SAR: a decimal number such as 0.6, with at most 8 decimals."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 class _Shown:

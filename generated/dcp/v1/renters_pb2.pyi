@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,6 +28,46 @@ else:
     from typing_extensions import deprecated as _deprecated
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ProviderSort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProviderSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProviderSort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROVIDER_SORT_UNSPECIFIED: _ProviderSort.ValueType  # 0
+    """Not specified: by id."""
+    PROVIDER_SORT_ID: _ProviderSort.ValueType  # 1
+    """By id, the lowest first. Continue with `after_id`."""
+    PROVIDER_SORT_PRICE: _ProviderSort.ValueType  # 2
+    """By the price of `job_type`, the lowest first: prices by tokens by those of the answer, then of the prompt, before
+    prices by the hour. Providers without such a price come last.
+    """
+    PROVIDER_SORT_TOKENS_PER_SECOND: _ProviderSort.ValueType  # 3
+    """By the tokens per second with `model`, the highest first. Providers that were not measured come last."""
+    PROVIDER_SORT_RELIABILITY: _ProviderSort.ValueType  # 4
+    """By `reliability_lower`, the highest first."""
+    PROVIDER_SORT_VRAM: _ProviderSort.ValueType  # 5
+    """By `vram_for_jobs_mib`, the highest first. Providers whose memory is not known come last."""
+
+class ProviderSort(_ProviderSort, metaclass=_ProviderSortEnumTypeWrapper):
+    """By what the list of providers is sorted. Providers that are equal are sorted by id."""
+
+PROVIDER_SORT_UNSPECIFIED: ProviderSort.ValueType  # 0
+"""Not specified: by id."""
+PROVIDER_SORT_ID: ProviderSort.ValueType  # 1
+"""By id, the lowest first. Continue with `after_id`."""
+PROVIDER_SORT_PRICE: ProviderSort.ValueType  # 2
+"""By the price of `job_type`, the lowest first: prices by tokens by those of the answer, then of the prompt, before
+prices by the hour. Providers without such a price come last.
+"""
+PROVIDER_SORT_TOKENS_PER_SECOND: ProviderSort.ValueType  # 3
+"""By the tokens per second with `model`, the highest first. Providers that were not measured come last."""
+PROVIDER_SORT_RELIABILITY: ProviderSort.ValueType  # 4
+"""By `reliability_lower`, the highest first."""
+PROVIDER_SORT_VRAM: ProviderSort.ValueType  # 5
+"""By `vram_for_jobs_mib`, the highest first. Providers whose memory is not known come last."""
+Global___ProviderSort: _TypeAlias = ProviderSort  # noqa: Y015
 
 @_typing.final
 class RegisterRenterRequest(_message.Message):
@@ -238,6 +279,13 @@ class ListAvailableProvidersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     VERIFIED_FIELD_NUMBER: _builtins.int
     MIN_STANDING_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    MAX_SAR_PER_HOUR_FIELD_NUMBER: _builtins.int
+    MAX_SAR_PER_MILLION_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MIN_RELIABILITY_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
     """The GPU model, such as `RTX 4090` or `A100 80GB`. Other spellings of the same model are understood; a name
     that is not known is compared without case and spaces.
@@ -270,6 +318,22 @@ class ListAvailableProvidersRequest(_message.Message):
     """If true, only verified providers are listed."""
     min_standing: _standing_pb2.Standing.ValueType
     """Only providers with at least this standing are listed: `suspect`, `new`, `proven` or `trusted`."""
+    job_type: _jobs_pb2.JobType.ValueType
+    """Only providers that run this job type. Prices are compared for it, or without it for `llm-inference`."""
+    max_sar_per_hour: _builtins.str
+    """Only providers on which an hour of the job type, with `model`, costs at most this, in SAR. Jobs that are paid by
+    tokens have no price by the hour.
+    """
+    max_sar_per_million_output_tokens: _builtins.str
+    """Only providers on which a million tokens of answers of `model` cost at most this, in SAR."""
+    min_tokens_per_second: _builtins.float
+    """Only providers that reach this with `model`, as the market measured it in the last 30 days."""
+    min_reliability: _builtins.float
+    """Only providers whose `reliability_lower` is at least this."""
+    sort: Global___ProviderSort.ValueType
+    """The order of the list. Default: by id."""
+    cursor: _builtins.str
+    """Only providers after this position: the `next_cursor` of the previous page, with the same filters and `sort`."""
     def __init__(
         self,
         *,
@@ -282,13 +346,24 @@ class ListAvailableProvidersRequest(_message.Message):
         page_size: _builtins.int | None = ...,
         verified: _builtins.bool = ...,
         min_standing: _standing_pb2.Standing.ValueType = ...,
+        job_type: _jobs_pb2.JobType.ValueType = ...,
+        max_sar_per_hour: _builtins.str = ...,
+        max_sar_per_million_output_tokens: _builtins.str = ...,
+        min_tokens_per_second: _builtins.float | None = ...,
+        min_reliability: _builtins.float | None = ...,
+        sort: Global___ProviderSort.ValueType = ...,
+        cursor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_reliability", b"_min_reliability", "_min_tokens_per_second", b"_min_tokens_per_second", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "min_reliability", b"min_reliability", "min_tokens_per_second", b"min_tokens_per_second", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "gpu_model", b"gpu_model", "min_standing", b"min_standing", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_reliability", b"_min_reliability", "_min_tokens_per_second", b"_min_tokens_per_second", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "cursor", b"cursor", "gpu_model", b"gpu_model", "job_type", b"job_type", "max_sar_per_hour", b"max_sar_per_hour", "max_sar_per_million_output_tokens", b"max_sar_per_million_output_tokens", "min_reliability", b"min_reliability", "min_standing", b"min_standing", "min_tokens_per_second", b"min_tokens_per_second", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "sort", b"sort", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_id: _TypeAlias = _typing.Literal["after_id"]  # noqa: Y015
     _WhichOneofArgType__after_id: _TypeAlias = _typing.Literal["_after_id", b"_after_id"]  # noqa: Y015
+    _WhichOneofReturnType__min_reliability: _TypeAlias = _typing.Literal["min_reliability"]  # noqa: Y015
+    _WhichOneofArgType__min_reliability: _TypeAlias = _typing.Literal["_min_reliability", b"_min_reliability"]  # noqa: Y015
+    _WhichOneofReturnType__min_tokens_per_second: _TypeAlias = _typing.Literal["min_tokens_per_second"]  # noqa: Y015
+    _WhichOneofArgType__min_tokens_per_second: _TypeAlias = _typing.Literal["_min_tokens_per_second", b"_min_tokens_per_second"]  # noqa: Y015
     _WhichOneofReturnType__min_vram_gb: _TypeAlias = _typing.Literal["min_vram_gb"]  # noqa: Y015
     _WhichOneofArgType__min_vram_gb: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb"]  # noqa: Y015
     _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
@@ -297,6 +372,10 @@ class ListAvailableProvidersRequest(_message.Message):
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after_id) -> _WhichOneofReturnType__after_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_reliability) -> _WhichOneofReturnType__min_reliability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_tokens_per_second) -> _WhichOneofReturnType__min_tokens_per_second | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_vram_gb) -> _WhichOneofReturnType__min_vram_gb | None: ...
     @_typing.overload
@@ -318,6 +397,7 @@ class ListAvailableProvidersResponse(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_ID_FIELD_NUMBER: _builtins.int
     NEAREST_GPU_MODELS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """The number of entries on all pages."""
     page: _builtins.int
@@ -325,10 +405,12 @@ class ListAvailableProvidersResponse(_message.Message):
     page_size: _builtins.int
     """The number of entries on a full page."""
     next_after_id: _builtins.int
-    """Pass it as `after_id` to get the next page. Absent on the last page."""
+    """Pass it as `after_id` to get the next page. Absent on the last page, and in another order than by id."""
+    next_cursor: _builtins.str
+    """Pass it as `cursor` to get the next page of this order. Absent on the last page, and in the order of ids."""
     @_builtins.property
     def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AvailableProvider]:
-        """One page of providers, sorted by id."""
+        """One page of providers."""
 
     @_builtins.property
     def nearest_gpu_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -345,14 +427,20 @@ class ListAvailableProvidersResponse(_message.Message):
         page_size: _builtins.int = ...,
         next_after_id: _builtins.int | None = ...,
         nearest_gpu_models: _abc.Iterable[_builtins.str] | None = ...,
+        next_cursor: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "next_after_id", b"next_after_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "_next_cursor", b"_next_cursor", "next_after_id", b"next_after_id", "next_cursor", b"next_cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "nearest_gpu_models", b"nearest_gpu_models", "next_after_id", b"next_after_id", "page", b"page", "page_size", b"page_size", "providers", b"providers", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "_next_cursor", b"_next_cursor", "nearest_gpu_models", b"nearest_gpu_models", "next_after_id", b"next_after_id", "next_cursor", b"next_cursor", "page", b"page", "page_size", b"page_size", "providers", b"providers", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_after_id: _TypeAlias = _typing.Literal["next_after_id"]  # noqa: Y015
     _WhichOneofArgType__next_after_id: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id"]  # noqa: Y015
+    _WhichOneofReturnType__next_cursor: _TypeAlias = _typing.Literal["next_cursor"]  # noqa: Y015
+    _WhichOneofArgType__next_cursor: _TypeAlias = _typing.Literal["_next_cursor", b"_next_cursor"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_after_id) -> _WhichOneofReturnType__next_after_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_cursor) -> _WhichOneofReturnType__next_cursor | None: ...
 
 Global___ListAvailableProvidersResponse: _TypeAlias = ListAvailableProvidersResponse  # noqa: Y015
 

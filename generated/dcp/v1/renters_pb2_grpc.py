@@ -80,7 +80,10 @@ class RenterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAvailableProviders(self, request, context):
-        """Lists the providers that are live now, with their GPUs, models and rates.
+        """Lists the providers that are live now, with their GPUs, models and prices, in the order of their ids or of `sort`.
+
+        For another order than by id, and for bounds of price, speed or reliability, the first 10,000 providers by id that
+        match the other filters are compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,11 @@ class RenterServiceStub:
     GetOwnRenter: _grpc.UnaryUnaryMultiCallable[_renters_pb2.GetOwnRenterRequest, _renters_pb2.GetOwnRenterResponse]
     """Returns the renter's own profile, wallet and newest jobs."""
     ListAvailableProviders: _grpc.UnaryUnaryMultiCallable[_renters_pb2.ListAvailableProvidersRequest, _renters_pb2.ListAvailableProvidersResponse]
-    """Lists the providers that are live now, with their GPUs, models and rates."""
+    """Lists the providers that are live now, with their GPUs, models and prices, in the order of their ids or of `sort`.
+
+    For another order than by id, and for bounds of price, speed or reliability, the first 10,000 providers by id that
+    match the other filters are compared.
+    """
     TopUpOwnWallet: _grpc.UnaryUnaryMultiCallable[_renters_pb2.TopUpOwnWalletRequest, _renters_pb2.TopUpOwnWalletResponse]
     """Puts play money into the caller's own wallet. It works only on a marketplace where the operator has
     enabled it.
@@ -64,7 +68,11 @@ class RenterServiceAsyncStub(RenterServiceStub):
     GetOwnRenter: _aio.UnaryUnaryMultiCallable[_renters_pb2.GetOwnRenterRequest, _renters_pb2.GetOwnRenterResponse]  # type: ignore[assignment]
     """Returns the renter's own profile, wallet and newest jobs."""
     ListAvailableProviders: _aio.UnaryUnaryMultiCallable[_renters_pb2.ListAvailableProvidersRequest, _renters_pb2.ListAvailableProvidersResponse]  # type: ignore[assignment]
-    """Lists the providers that are live now, with their GPUs, models and rates."""
+    """Lists the providers that are live now, with their GPUs, models and prices, in the order of their ids or of `sort`.
+
+    For another order than by id, and for bounds of price, speed or reliability, the first 10,000 providers by id that
+    match the other filters are compared.
+    """
     TopUpOwnWallet: _aio.UnaryUnaryMultiCallable[_renters_pb2.TopUpOwnWalletRequest, _renters_pb2.TopUpOwnWalletResponse]  # type: ignore[assignment]
     """Puts play money into the caller's own wallet. It works only on a marketplace where the operator has
     enabled it.
@@ -100,7 +108,11 @@ class RenterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _renters_pb2.ListAvailableProvidersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_renters_pb2.ListAvailableProvidersResponse, _abc.Awaitable[_renters_pb2.ListAvailableProvidersResponse]]:
-        """Lists the providers that are live now, with their GPUs, models and rates."""
+        """Lists the providers that are live now, with their GPUs, models and prices, in the order of their ids or of `sort`.
+
+        For another order than by id, and for bounds of price, speed or reliability, the first 10,000 providers by id that
+        match the other filters are compared.
+        """
 
     @_abc_1.abstractmethod
     def TopUpOwnWallet(

@@ -270,6 +270,7 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
         "dcp.v1.ProvableGpu.uuid",  # compared with the reported ones, which are shown
         *(f"dcp.v1.SetPriceRequest.{name}" for name in AMOUNTS),  # decimal numbers
         "dcp.v1.SetStoragePriceRequest.sar_per_gb_day",  # a decimal number
+        "dcp.v1.ListAvailableProvidersRequest.cursor",  # made by the server for one list
         "dcp.v1.SubmitJobRequest.quote_id",  # signed by the server
         "dcp.v1.TokenLogprob.token",  # compared with those of other daemons
         "dcp.v1.Usage.bounded",  # the server's own words: what a daemon sends there is dropped

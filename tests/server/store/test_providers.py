@@ -11,6 +11,7 @@ from server.domain.placement import Model
 from server.store import providers, sessions
 from server.store.database import Database
 from server.store.models import Provider
+from server.store.providers import Filters
 from server.store.sessions import Beat
 from tests.server.store.rows import NOW_MS, Rows
 
@@ -60,9 +61,10 @@ async def test_public_list_is_filtered(
     await database.run(lambda: sessions.write_beats(beats))
     await database.run(lambda: providers.replace_models(ids[0], [Model("a")]))
     await database.run(lambda: Provider.update(state="suspended").where(Provider.id == ids[2]).execute())
-    query = {"gpu_model": None, "min_vram_mib": None, "model": None, "offset": 0, "limit": 10} | filters
+    view = {name: filters[name] for name in {"after_id", "offset", "limit"} & set(filters)}
+    of_rows = Filters(**{name: value for name, value in filters.items() if name not in view})  # type: ignore[arg-type]
     listed, total = await database.read(
-        lambda: providers.live(since_ms=NOW_MS - 30_000, **query)  # type: ignore[arg-type]
+        lambda: providers.live(of_rows, since_ms=NOW_MS - 30_000, **({"limit": 10} | view))  # type: ignore[arg-type]
     )
     assert [ids.index(row.id) + 1 for row in listed] == found
     assert total == (2 if {"after_id", "offset", "limit"} & set(filters) else len(found))

@@ -1,0 +1,75 @@
+"""ModelService at the wire."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from dcp.v1 import jobs_pb2, models_pb2_grpc, options_pb2
+from dcp.v1 import models_pb2 as pb
+
+from server.domain import dollars
+from server.domain.pricing import Price, TokenPrice
+from server.rpc.context import Context
+from server.services.catalogue import Catalogue, Listed
+
+# What a job may set beside its text.
+_PARAMETERS = ("temperature", "max_tokens")
+_MAX_TOKENS = int(
+    jobs_pb2.JobParams.DESCRIPTOR.fields_by_name["max_tokens"]
+    .GetOptions()
+    .Extensions[options_pb2.field]
+    .maximum
+)
+
+
+class ModelServicer(models_pb2_grpc.ModelServiceServicer):
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        rate = self._catalogue.sar_per_usd
+        return pb.ListModelsResponse(
+            object="list", data=[_entry(each, rate) for each in await self._catalogue.listed()]
+        )
+
+    async def ListModelPrices(
+        self, request: pb.ListModelPricesRequest, context: Context
+    ) -> pb.ListModelPricesResponse:
+        rate = self._catalogue.sar_per_usd
+        return pb.ListModelPricesResponse(
+            object="list",
+            currency="USD",
+            sar_per_usd=str(rate),
+            data=[_price(each.model.name, each.price, rate) for each in await self._catalogue.listed()],
+        )
+
+
+def _entry(listed: Listed, rate: Decimal) -> pb.ServedModelEntry:
+    model = listed.model
+    owner, slash, _ = model.name.partition("/")
+    return pb.ServedModelEntry(
+        id=model.name,
+        object="model",
+        created=model.since_ms // 1000,
+        owned_by=owner if slash else "dcp",
+        name=model.name,
+        input_modalities=["text"],
+        output_modalities=["text"],
+        context_length=model.context_tokens or None,
+        max_output_length=min(model.context_tokens, _MAX_TOKENS) or None,
+        pricing=_by_tokens(listed.price, rate) if isinstance(listed.price, TokenPrice) else None,
+        supported_sampling_parameters=_PARAMETERS,
+    )
+
+
+def _price(name: str, price: Price, rate: Decimal) -> pb.ModelPrice:
+    if isinstance(price, TokenPrice):
+        return pb.ModelPrice(id=name, pricing=_by_tokens(price, rate))
+    return pb.ModelPrice(id=name, usd_per_minute=dollars.of_minute(price, rate))
+
+
+def _by_tokens(price: TokenPrice, rate: Decimal) -> pb.TokenPricing:
+    of = dollars.of_tokens(price, rate)
+    return pb.TokenPricing(
+        prompt=of.prompt, completion=of.completion, request="0", image="0", input_cache_read=of.cached
+    )
