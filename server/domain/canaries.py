@@ -214,6 +214,16 @@ def to_ask(asked: int) -> int:
     return max(0, min(asked, MOST_ASKED - asked))
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How fast a provider answered a question of the market, by the server's clock."""
+
+    tokens_per_second: float
+    """From the start of the run to its end."""
+    first_token_ms: int | None
+    """From the offer to the first output, so loading the model is in it; None if it was not noted."""
+
+
 def speed(job: Job) -> float | None:
     """Tokens per second of a completed job by the server's clock; None if it is too short to tell."""
     tokens = job.completion_tokens

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from server.domain.canaries import Measured
 from server.domain.errors import no_page
 from server.domain.jobs import JobType
 from server.domain.pricing import Price, TimePrice, TokenPrice
@@ -26,6 +27,7 @@ class Sort(StrEnum):
     ID = "id"
     PRICE = "price"
     TOKENS_PER_SECOND = "tokens_per_second"
+    FIRST_TOKEN = "first_token"  # noqa: S105  (no password)
     RELIABILITY = "reliability"
     VRAM = "vram"
 
@@ -42,6 +44,7 @@ class Wanted:
     max_micros_for_output: int | None = None
     """For a million tokens of answers."""
     min_tokens_per_second: float | None = None
+    max_first_token_ms: int | None = None
     min_reliability: float | None = None
 
     @property
@@ -53,7 +56,9 @@ class Wanted:
     @property
     def asks_speed(self) -> bool:
         """Whether measured speeds decide."""
-        return self.sort is Sort.TOKENS_PER_SECOND or self.min_tokens_per_second is not None
+        bounds = (self.min_tokens_per_second, self.max_first_token_ms)
+        in_order = self.sort in (Sort.TOKENS_PER_SECOND, Sort.FIRST_TOKEN)
+        return in_order or any(bound is not None for bound in bounds)
 
     @property
     def asks_record(self) -> bool:
@@ -72,11 +77,22 @@ class Figures:
 
     price: Price | None = None
     """Of the wanted job type and model; None if the provider does not run it."""
-    tokens_per_second: float | None = None
+    measured: Measured | None = None
+    """With the wanted model."""
     reliability: float = 0.0
     """The lower bound."""
     vram_mib: int | None = None
     """Available to jobs."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """As measured."""
+        return self.measured.tokens_per_second if self.measured else None
+
+    @property
+    def first_token_ms(self) -> int | None:
+        """As measured."""
+        return self.measured.first_token_ms if self.measured else None
 
     def fits(self, wanted: Wanted) -> bool:
         """Whether a provider with these figures is listed."""
@@ -86,6 +102,7 @@ class Figures:
             _at_most(hour, wanted.max_micros_per_hour)
             and _at_most(output, wanted.max_micros_for_output)
             and _at_least(self.tokens_per_second, wanted.min_tokens_per_second)
+            and _at_most(self.first_token_ms, wanted.max_first_token_ms)
             and _at_least(self.reliability, wanted.min_reliability)
         )
 
@@ -98,6 +115,8 @@ class Figures:
                 return _price_key(self.price)
             case Sort.TOKENS_PER_SECOND:
                 return _highest_first(self.tokens_per_second)
+            case Sort.FIRST_TOKEN:
+                return _UNKNOWN if self.first_token_ms is None else (self.first_token_ms,)
             case Sort.RELIABILITY:
                 return _highest_first(self.reliability)
             case Sort.VRAM:

@@ -145,6 +145,13 @@ class Lease:
     output_through_seq: int
     log_through_seq: int
     output_limit_bytes: int
+    first_output_ms: int | None = None
+    """When its first output arrived."""
+
+    @property
+    def first_token_ms(self) -> int | None:
+        """From the offer to the first output, as the server saw both: loading the model is in it."""
+        return None if self.first_output_ms is None else self.first_output_ms - self.offered_ms
 
     def matches(self, ref: LeaseRef) -> bool:
         """Whether ``ref`` identifies this lease; the secret is compared in constant time."""

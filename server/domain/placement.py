@@ -75,6 +75,8 @@ class Candidate:
     """As which it gets jobs that name nobody."""
     is_checked: bool = True
     """False: it is new, and its standing is low because no check of its work passed yet."""
+    free_since_ms: int | None = None
+    """Since when it has had a free slot; None: it has none, or it is not known."""
     value_left_micros: int | None = None
     """What the holds of further jobs that name no provider may come to; None: no bound now."""
 

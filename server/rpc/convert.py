@@ -413,6 +413,7 @@ def attempt(numbered: Attempt) -> jobs_pb2.JobAttempt:
         offered_at=timestamp(lease.offered_ms),
         accepted_at=timestamp(lease.accepted_ms),
         started_at=timestamp(lease.started_ms),
+        first_output_at=timestamp(lease.first_output_ms),
         ended_at=timestamp(lease.ended_ms),
         outcome=_OUTCOMES[lease.outcome] if lease.outcome is not None else None,
         detail=lease.detail,

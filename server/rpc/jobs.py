@@ -129,7 +129,9 @@ def _quoted_provider(offer: Offer, model: str) -> pb.QuotedProvider:
         provider_id=candidate.provider_id,
         gpu_model=candidate.gpu_model,
         price=convert.price(offer.price),
-        tokens_per_second=offer.tokens_per_second,
+        tokens_per_second=offer.measured.tokens_per_second if offer.measured else None,
+        first_token_ms=offer.measured.first_token_ms if offer.measured else None,
+        free_since=convert.timestamp(candidate.free_since_ms),
         free_slots=max(0, candidate.free_slots),
         warm=any(served.warm and served.name == model for served in candidate.models),
     )

@@ -121,6 +121,7 @@ def _wanted(request: pb.ListAvailableProvidersRequest) -> Wanted:
         max_micros_per_hour=_micros(request.max_sar_per_hour),
         max_micros_for_output=_micros(request.max_sar_per_million_output_tokens),
         min_tokens_per_second=request.min_tokens_per_second if has_speed else None,
+        max_first_token_ms=request.max_first_token_ms if request.HasField("max_first_token_ms") else None,
         min_reliability=request.min_reliability if has_record else None,
     )
 
@@ -162,7 +163,8 @@ def _available(offering: Offering) -> pb.AvailableProvider:
                 job_type=convert.job_type_number(offered.kind),
                 model=offered.model,
                 price=convert.price(offered.price),
-                tokens_per_second=offered.tokens_per_second,
+                tokens_per_second=offered.measured.tokens_per_second if offered.measured else None,
+                first_token_ms=offered.measured.first_token_ms if offered.measured else None,
             )
             for offered in offering.prices
         ],

@@ -16,7 +16,7 @@ from server.clock import Clock, ms
 from server.domain import canaries as rules
 from server.domain import ledger as accounts
 from server.domain import prompts
-from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding, Known
+from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding, Known, Measured
 from server.domain.equality import MOST_QUESTIONS, Answer, likeness
 from server.domain.errors import DomainError
 from server.domain.holds import reserve
@@ -283,7 +283,7 @@ class Canaries:
         now_ms = ms(self._clock)
         ended = await self._database.read(lambda: canaries.ended(JUDGED))
         if ended:  # the speeds first, as they are compared
-            await self._database.run(lambda: _note_speeds(ended))
+            await self._database.run(lambda: _note_measured(ended))
         for canary in ended:
             await self._judge_one(canary, now_ms)
         questions = {canary.question for canary in ended if canary.kind is CanaryKind.ANSWER}
@@ -342,12 +342,13 @@ def _computation(provider_id: int, job_type: JobType, image: str) -> Plan:
     return Plan(CanaryKind.COMPUTATION, image, seed, request)
 
 
-def _note_speeds(ended: Sequence[Canary]) -> None:
+def _note_measured(ended: Sequence[Canary]) -> None:
     """Stores how fast answers came. Inside a transaction."""
     for canary in ended:
         job = jobs.get(canary.job_id)
         if job is not None and canary.kind is CanaryKind.ANSWER and (speed := rules.speed(job)) is not None:
-            canaries.note_speed(canary.id, speed)
+            lease = leases.get(job.job_id, job.lease_epoch)
+            canaries.note_measured(canary.id, Measured(speed, lease.first_token_ms if lease else None))
 
 
 def _find(canary: Canary, now_ms: int, *, is_last: bool) -> Finding:

@@ -72,7 +72,8 @@ class Dispatch:
             return []
         # The terms as stored now: no provider gets a job below the rate that it has just set.
         stored = terms.commitments(provider_id)
-        presence.used_slots, presence.open_value_micros = stored.used_slots, stored.open_value_micros
+        presence.note_used(stored.used_slots, now_ms)
+        presence.open_value_micros = stored.open_value_micros
         self._fleet.apply(presence, stored.granted)
         candidate = presence.candidate(now_ms, stored.terms)
         if candidate.free_slots <= 0:
@@ -95,7 +96,7 @@ class Dispatch:
             if offer is not None:
                 offers.append(offer)
                 presence.open_value_micros += job.hold_micros if job.named_provider_id is None else 0
-        presence.used_slots += len(offers)
+        presence.note_used(presence.used_slots + len(offers), now_ms)
         return offers
 
     def _pass_over(self, job_id: str, error: Exception) -> None:
@@ -145,10 +146,11 @@ class Dispatch:
             return known, used_slots, has_queued and queue.has_queued_for(candidate, resolve)
 
         try:
-            presence.record, presence.used_slots, waiting = await self._database.read(look)
+            presence.record, used_slots, waiting = await self._database.read(look)
         except Exception:
             presence.is_record_old |= is_old
             raise
+        presence.note_used(used_slots, now_ms)
         if waiting and presence.free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 

@@ -83,7 +83,7 @@ def record_finish(
     if lease.state is LeaseState.ENDED:
         same = lease.outcome is not None and lease.outcome.value == report.outcome.value
         return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
-    if report.last_output_seq == lease.output_through_seq + 1 and _store_last(report, job, lease):
+    if report.last_output_seq == lease.output_through_seq + 1 and _store_last(report, job, lease, now_ms):
         job = replace(job, output_bytes=job.output_bytes + len(report.last_output))
         lease = replace(lease, output_through_seq=report.last_output_seq)
     if report.last_output_seq > lease.output_through_seq:
@@ -96,7 +96,7 @@ def record_finish(
     return ResultAck(ref, Disposition.ACCEPTED)
 
 
-def _store_last(report: FinishReport, job: Job, lease: Lease) -> bool:
+def _store_last(report: FinishReport, job: Job, lease: Lease, now_ms: int) -> bool:
     """Stores the chunk that a result carries; False if there is none, or if it may not be stored.
 
     Like the result, it counts through any session of the provider.
@@ -107,7 +107,13 @@ def _store_last(report: FinishReport, job: Job, lease: Lease) -> bool:
         bool(data)
         and fits
         and leases.store_chunk(
-            report.lease, lease.provider_id, lease.session_epoch, Channel.OUTPUT, report.last_output_seq, data
+            report.lease,
+            lease.provider_id,
+            lease.session_epoch,
+            Channel.OUTPUT,
+            report.last_output_seq,
+            data,
+            now_ms,
         )
     )
 

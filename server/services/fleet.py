@@ -68,6 +68,8 @@ class Presence:
     state: AccountState = AccountState.ACTIVE
     """As last read from the store: only an active provider takes jobs."""
     used_slots: int = field(default=0)
+    free_since_ms: int | None = field(default=None, init=False)
+    """Since when it has had a free slot; None while it has none."""
     open_value_micros: int = 0
     """The holds of its open jobs that named no provider."""
     granted: Standing = Standing.NEW
@@ -105,6 +107,11 @@ class Presence:
         elif getattr(self, name) != value:
             object.__setattr__(self, name, value)
             changed.add(self.provider_id)
+
+    def note_used(self, slots: int, now_ms: int) -> None:
+        """Takes how many slots are in use."""
+        self.used_slots = slots
+        self.free_since_ms = (self.free_since_ms or now_ms) if self.free_slots else None
 
     def is_open(self, now_ms: int) -> bool:
         """Whether it is within the hours that its owner set for jobs."""
@@ -183,6 +190,7 @@ class Presence:
             failing_models=failing_models(self.self_tests),
             standing=self.standing,
             is_checked=self.bounds.is_checked,
+            free_since_ms=self.free_since_ms if self.free_slots else None,
             value_left_micros=value_left_micros(self.bounds.value_micros, self.open_value_micros),
             image_patterns=self.image_patterns,
             architecture=self.architecture,

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
+from server.domain.canaries import Measured
 from server.domain.comparison import Figures, Place, Sort, Wanted, place_of
 from server.domain.errors import no_page
 from server.domain.gpu_models import is_known, nearest_models
@@ -44,8 +45,8 @@ class Offered:
     kind: JobType
     model: str | None
     price: Price
-    tokens_per_second: float | None = None
-    """As the market measured it by its own checks."""
+    measured: Measured | None = None
+    """By the market's own checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +138,14 @@ class Market:
         ids = [row.id for row in rows]
         models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
         card = prices.card().prices
-        speeds = canaries.measured(model, ids, now_ms - SPEEDS_MS) if model and ids else {}
+        measured = canaries.measured(model, ids, now_ms - SPEEDS_MS) if model else {}
         known, granted = reliability.track_records(ids), standing.of(ids)
         return [
             self._offering(
                 row,
                 models[row.id],
                 own[row.id],
-                _offered(row, models[row.id], own[row.id].prices, card, model, speeds.get(row.id)),
+                _offered(row, models[row.id], own[row.id].prices, card, model, measured.get(row.id)),
                 known[row.id],
                 granted.get(row.id),
                 now_ms,
@@ -247,15 +248,15 @@ def _figures(filters: Filters, wanted: Wanted, now_ms: int) -> dict[int, Figures
     own = terms.of_many(ids) if wanted.asks_price or wanted.sort is Sort.VRAM else {}
     card = prices.card().prices
     lower = reliability.lower_bounds(ids) if wanted.asks_record else {}
-    speeds: dict[int, float] = {}
+    measured: dict[int, Measured] = {}
     if wanted.asks_speed and wanted.model:
-        speeds = canaries.measured_of_many(wanted.model, ids, now_ms - SPEEDS_MS)
+        measured = canaries.measured(wanted.model, ids, now_ms - SPEEDS_MS)
     found = {}
     for row in rows:
         its = own.get(row.id, NO_TERMS)
         found[row.id] = Figures(
             _price(row, its.prices, card, wanted) if wanted.asks_price else None,
-            speeds.get(row.id),
+            measured.get(row.id),
             lower.get(row.id, 0.0),
             vram_for_jobs_mib(row.gpu_vram_mib, its.settings.vram_reserve_mib),
         )
@@ -269,9 +270,14 @@ def _price(row: Compared, own: Prices, card: Prices, wanted: Wanted) -> Price | 
 
 
 def _offered(
-    row: ProviderRow, models: list[Model], own: Prices, card: Prices, model: str | None, speed: float | None
+    row: ProviderRow,
+    models: list[Model],
+    own: Prices,
+    card: Prices,
+    model: str | None,
+    measured: Measured | None,
 ) -> tuple[Offered, ...]:
-    """The prices by job type, and of each model with one by tokens; the speed is that with one model."""
+    """The prices by job type, and of each model with one by tokens; what was measured is with one model."""
     is_verified, kinds = row.verdict is Verdict.VERIFIED, sorted(row.job_types or RUN)
 
     def price(kind: JobType, name: str | None) -> Price:
@@ -288,7 +294,7 @@ def _offered(
                 JobType.LLM_INFERENCE,
                 name,
                 price(JobType.LLM_INFERENCE, name),
-                speed if name == model else None,
+                measured if name == model else None,
             )
             for name in names
         ),

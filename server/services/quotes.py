@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import quotes as rules
+from server.domain.canaries import Measured
 from server.domain.holds import Reservation, reserve
 from server.domain.jobs import NEED_IMAGE, JobRequest
 from server.domain.placement import Candidate, Wants, can_run, rank, wants_for
@@ -32,8 +33,8 @@ class Offer:
     price: Price
     hold_micros: int
     likely_micros: int | None
-    tokens_per_second: float | None
-    """As the market measured it by its own checks."""
+    measured: Measured | None
+    """By the market's own checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,13 @@ class Quotes:
             wants = replace(wants_for(request), quoted=price if request.provider_id is None else None)
             able = self._able(request, wants, now_ms)
             ids = [each.provider_id for each in able]
-            speeds = canaries.measured(request.model, ids, now_ms - SPEEDS_MS) if request.model else {}
+            measured = canaries.measured(request.model, ids, now_ms - SPEEDS_MS) if request.model else {}
             context = self._jobs.longest_context(price, request)
             platform = price if request.provider_id is None else price_of(replace(request, provider_id=None))
-            offers = tuple(_offer(each, limited, platform, past, speeds) for each in able[:SHOWN])
-            speed = speeds.get(ids[0]) if ids else None
+            offers = tuple(
+                _offer(each, limited, platform, past, measured.get(each.provider_id)) for each in able[:SHOWN]
+            )
+            speed = _speed(measured.get(ids[0]) if ids else None)
             expires_ms = now_ms + rules.VALID_MS
             return Quoted(
                 Quote(renter_id, request.digest, price, expires_ms).sign(key),
@@ -118,13 +121,17 @@ def _offer(
     request: JobRequest,
     platform: Price,
     past: Sequence[PastRun],
-    speeds: Mapping[int, float],
+    measured: Measured | None,
 ) -> Offer:
     own = candidate.own_prices.of(request.job_type, request.model, candidate.gpu_model)
     # A job in a container that names its provider may have the price of its GPU.
     named = replace(request, provider_id=candidate.provider_id)
     price = price_of(named) if request.job_type in NEED_IMAGE else own or platform
-    speed = speeds.get(candidate.provider_id)
     contexts = [model.context_tokens for model in candidate.models if model.name == request.model]
     hold = reserve(price, named, max(contexts, default=0)).hold_micros
-    return Offer(candidate, price, hold, rules.likely_micros(price, named, past, speed), speed)
+    likely = rules.likely_micros(price, named, past, _speed(measured))
+    return Offer(candidate, price, hold, likely, measured)
+
+
+def _speed(measured: Measured | None) -> float | None:
+    return measured.tokens_per_second if measured else None

@@ -436,6 +436,8 @@ class Session:
         log.info("lease %s job_id=%s lease_epoch=%d %s", state, ref.job_id, ref.lease_epoch, self._who())
 
     async def _chunk(self, chunk: Chunk) -> None:
+        now_ms = ms(self._shared.clock)
+
         def store() -> None:
             if not leases.store_chunk(
                 chunk.lease,
@@ -444,6 +446,7 @@ class Session:
                 chunk.stream,
                 chunk.seq,
                 chunk.data,
+                now_ms,
             ):
                 raise DomainError(Reason.STALE_LEASE, "the lease is not on record")
 

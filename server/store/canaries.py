@@ -9,7 +9,15 @@ from typing import Any
 
 import peewee as pw
 
-from server.domain.canaries import OPEN, Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding
+from server.domain.canaries import (
+    OPEN,
+    Canary,
+    CanaryFault,
+    CanaryKind,
+    CanaryVerdict,
+    Finding,
+    Measured,
+)
 from server.domain.jobs import JobType
 from server.store import models as db
 from server.store import renters
@@ -62,11 +70,12 @@ def insert(
     ).execute()
 
 
-def note_speed(canary_id: int, tokens_per_second: float) -> None:
+def note_measured(canary_id: int, measured: Measured) -> None:
     """Stores how fast the answer came."""
-    db.Canary.update(millitokens_per_second=_thousandths(tokens_per_second)).where(
-        db.Canary.id == canary_id
-    ).execute()
+    db.Canary.update(
+        millitokens_per_second=_thousandths(measured.tokens_per_second),
+        first_token_ms=measured.first_token_ms,
+    ).where(db.Canary.id == canary_id).execute()
 
 
 def decide(canary_id: int, finding: Finding, now_ms: int) -> bool:
@@ -263,35 +272,30 @@ def speeds(subject: str, gpu_model: str, but_provider_id: int, since_ms: int) ->
     return list({int(provider_id): int(speed) / 1000 for provider_id, speed in tuples(query)}.values())
 
 
-def measured(subject: str, provider_ids: Collection[int], since_ms: int) -> dict[int, float]:
-    """Tokens per second of each of these providers with a model, by its newest canary about it."""
-    query = (
-        db.Canary.select(db.Canary.provider_id, db.Canary.millitokens_per_second)
-        .where(
-            db.Canary.provider_id.in_(list(provider_ids)),
-            db.Canary.subject == subject,
-            db.Canary.created_ms >= since_ms,
-            db.Canary.millitokens_per_second.is_null(False),
-        )
-        .order_by(db.Canary.created_ms)
-    )
-    return {int(provider_id): int(speed) / 1000 for provider_id, speed in tuples(query)}
+def measured(subject: str, provider_ids: Sequence[int], since_ms: int) -> dict[int, Measured]:
+    """How fast each of these providers was with a model, by its newest canary about it that has a speed.
 
-
-def measured_of_many(subject: str, provider_ids: Sequence[int], since_ms: int) -> dict[int, float]:
-    """The same for many providers: of each only its newest canary with a speed is read."""
-    of_one = (db.Canary.provider_id == db.Provider.id, db.Canary.subject == subject)
+    They may be many: of each only that canary is read.
+    """
+    older = db.Canary.alias()
     newest = (
-        db.Canary.select(db.Canary.millitokens_per_second)
-        .where(*of_one, db.Canary.created_ms >= since_ms, db.Canary.millitokens_per_second.is_null(False))
-        .order_by(db.Canary.id.desc())
+        older.select(older.id)
+        .where(
+            older.provider_id == db.Provider.id,
+            older.subject == subject,
+            older.created_ms >= since_ms,
+            older.millitokens_per_second.is_null(False),
+        )
+        .order_by(older.id.desc())
         .limit(1)
     )
-    found: dict[int, float] = {}
+    columns = (db.Canary.provider_id, db.Canary.millitokens_per_second, db.Canary.first_token_ms)
+    found: dict[int, Measured] = {}
     for first in range(0, len(provider_ids), BATCH):
         ids = list(provider_ids[first : first + BATCH])
-        query = db.Provider.select(db.Provider.id, newest).where(db.Provider.id.in_(ids))
-        found |= {int(id_): int(speed) / 1000 for id_, speed in tuples(query) if speed is not None}
+        those = db.Provider.select(newest).where(db.Provider.id.in_(ids))
+        for provider_id, speed, token_ms in tuples(db.Canary.select(*columns).where(db.Canary.id.in_(those))):
+            found[int(provider_id)] = Measured(int(speed) / 1000, None if token_ms is None else int(token_ms))
     return found
 
 

@@ -56,9 +56,9 @@ def _leased(event: JobEvent) -> Any:
     )
 
 
-def _advance(column: Any) -> PreparedQuery:
+def _advance(column: Any, **also: Any) -> PreparedQuery:
     return PreparedQuery(
-        lambda: db.Lease.update({column: arg("seq")}).where(
+        lambda: db.Lease.update({column: arg("seq"), **also}).where(
             _held(LeaseEvent.WRITE) & (column == arg("before"))
         )
     )
@@ -196,7 +196,10 @@ _start_lease = PreparedQuery(
     ).where(_held(LeaseEvent.START))
 )
 _advance_stream = {
-    Channel.OUTPUT: _advance(db.Lease.output_through_seq),
+    Channel.OUTPUT: _advance(
+        db.Lease.output_through_seq,
+        first_output_ms=pw.fn.COALESCE(db.Lease.first_output_ms, arg("now_ms")),
+    ),
     Channel.LOG: _advance(db.Lease.log_through_seq),
 }
 _insert_chunk = PreparedQuery(
@@ -354,11 +357,20 @@ def accept_started(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: 
 
 
 def store_chunk(
-    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Channel, seq: int, data: bytes
+    ref: LeaseRef,
+    provider_id: int,
+    session_epoch: int,
+    stream: Channel,
+    seq: int,
+    data: bytes,
+    now_ms: int,
 ) -> bool:
-    """Stores the next chunk of a channel; False if the lease is stale or ``seq`` is not the next number."""
+    """Stores the next chunk of a channel; False if the lease is stale or ``seq`` is not the next number.
+
+    ``now_ms``: when it arrived.
+    """
     key = _key(ref, provider_id, session_epoch)
-    if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
+    if _advance_stream[stream].run(**key, seq=seq, before=seq - 1, now_ms=now_ms) != 1:
         return False
     _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
     changes.note(ref.job_id)
@@ -552,4 +564,5 @@ def _lease(row: Any) -> Lease:
         output_through_seq=row.output_through_seq,
         log_through_seq=row.log_through_seq,
         output_limit_bytes=row.output_limit_bytes,
+        first_output_ms=row.first_output_ms,
     )

@@ -302,6 +302,7 @@ class Lease(Table):
     log_through_seq = pw.BigIntegerField(default=0)
     output_limit_bytes = pw.BigIntegerField()
     number = pw.BigIntegerField(default=0)
+    first_output_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "lease"
@@ -554,6 +555,7 @@ class Canary(Table):
     fault = pw.TextField(null=True)
     figure_permille = pw.BigIntegerField(null=True)
     millitokens_per_second = pw.BigIntegerField(null=True)
+    first_token_ms = pw.BigIntegerField(null=True)
     created_ms = pw.BigIntegerField()
     decided_ms = pw.BigIntegerField(null=True)
 

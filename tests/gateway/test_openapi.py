@@ -192,7 +192,7 @@ def test_a_parameter_names_the_parameter_that_one_of_its_values_needs(api: dict[
         for parameter in operation(api, "ListAvailableProviders")["parameters"]
         if "x-needs-by-value" in parameter
     )
-    assert needs == {"tokens_per_second": ["model"]}
+    assert needs == {"tokens_per_second": ["model"], "first_token": ["model"]}
 
 
 @pytest.mark.parametrize(

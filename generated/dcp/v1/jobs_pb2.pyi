@@ -1110,6 +1110,8 @@ class QuotedProvider(_message.Message):
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     FREE_SLOTS_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    FREE_SINCE_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """Its id: put it into `provider_id`, and ask for another quote, to have its own price."""
     gpu_model: _builtins.str
@@ -1128,9 +1130,17 @@ class QuotedProvider(_message.Message):
     """How many jobs it can begin now."""
     warm: _builtins.bool
     """Whether the job's model is loaded."""
+    first_token_ms: _builtins.int
+    """Milliseconds from the offer of a job to its first output with this model, as the market measured by its own checks:
+    loading the model is in it. Absent if it did not yet.
+    """
     @_builtins.property
     def price(self) -> Global___Price:
         """Its price."""
+
+    @_builtins.property
+    def free_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it has had a free slot without a break. Absent: it has none now."""
 
     def __init__(
         self,
@@ -1145,17 +1155,27 @@ class QuotedProvider(_message.Message):
         tokens_per_second: _builtins.float | None = ...,
         free_slots: _builtins.int = ...,
         warm: _builtins.bool = ...,
+        first_token_ms: _builtins.int | None = ...,
+        free_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_tokens_per_second", b"_tokens_per_second", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_free_since", b"_free_since", "_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_tokens_per_second", b"_tokens_per_second", "first_token_ms", b"first_token_ms", "free_since", b"free_since", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_tokens_per_second", b"_tokens_per_second", "free_slots", b"free_slots", "gpu_model", b"gpu_model", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "price", b"price", "provider_id", b"provider_id", "tokens_per_second", b"tokens_per_second", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_free_since", b"_free_since", "_likely_halala", b"_likely_halala", "_likely_micro_halala", b"_likely_micro_halala", "_tokens_per_second", b"_tokens_per_second", "first_token_ms", b"first_token_ms", "free_since", b"free_since", "free_slots", b"free_slots", "gpu_model", b"gpu_model", "hold_halala", b"hold_halala", "hold_micro_halala", b"hold_micro_halala", "likely_halala", b"likely_halala", "likely_micro_halala", b"likely_micro_halala", "price", b"price", "provider_id", b"provider_id", "tokens_per_second", b"tokens_per_second", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    _WhichOneofReturnType__free_since: _TypeAlias = _typing.Literal["free_since"]  # noqa: Y015
+    _WhichOneofArgType__free_since: _TypeAlias = _typing.Literal["_free_since", b"_free_since"]  # noqa: Y015
     _WhichOneofReturnType__likely_halala: _TypeAlias = _typing.Literal["likely_halala"]  # noqa: Y015
     _WhichOneofArgType__likely_halala: _TypeAlias = _typing.Literal["_likely_halala", b"_likely_halala"]  # noqa: Y015
     _WhichOneofReturnType__likely_micro_halala: _TypeAlias = _typing.Literal["likely_micro_halala"]  # noqa: Y015
     _WhichOneofArgType__likely_micro_halala: _TypeAlias = _typing.Literal["_likely_micro_halala", b"_likely_micro_halala"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_since) -> _WhichOneofReturnType__free_since | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__likely_halala) -> _WhichOneofReturnType__likely_halala | None: ...
     @_typing.overload
@@ -1820,6 +1840,7 @@ class JobAttempt(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     RUN_SECONDS_FIELD_NUMBER: _builtins.int
     IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
+    FIRST_OUTPUT_AT_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """The number of the attempt, counted from 1. A refused or expired offer has the number of the attempt that
     followed it.
@@ -1854,6 +1875,10 @@ class JobAttempt(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Absent before that."""
 
+    @_builtins.property
+    def first_output_at(self) -> _timestamp_pb2.Timestamp:
+        """When its first output reached the server. Absent if none did."""
+
     def __init__(
         self,
         *,
@@ -1868,10 +1893,11 @@ class JobAttempt(_message.Message):
         detail: _builtins.str = ...,
         run_seconds: _builtins.float | None = ...,
         image_digest: _builtins.str | None = ...,
+        first_output_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest", "_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "image_digest", b"image_digest", "offered_at", b"offered_at", "outcome", b"outcome", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest", "_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "first_output_at", b"first_output_at", "image_digest", b"image_digest", "offered_at", b"offered_at", "outcome", b"outcome", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest", "_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "attempt", b"attempt", "detail", b"detail", "ended_at", b"ended_at", "image_digest", b"image_digest", "lease_epoch", b"lease_epoch", "offered_at", b"offered_at", "outcome", b"outcome", "provider_id", b"provider_id", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest", "_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "attempt", b"attempt", "detail", b"detail", "ended_at", b"ended_at", "first_output_at", b"first_output_at", "image_digest", b"image_digest", "lease_epoch", b"lease_epoch", "offered_at", b"offered_at", "outcome", b"outcome", "provider_id", b"provider_id", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_digest: _TypeAlias = _typing.Literal["image_digest"]  # noqa: Y015
     _WhichOneofArgType__image_digest: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest"]  # noqa: Y015

@@ -49,6 +49,8 @@ class _ProviderSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Provider
     """By `reliability_lower`, the highest first."""
     PROVIDER_SORT_VRAM: _ProviderSort.ValueType  # 5
     """By `vram_for_jobs_mib`, the highest first. Providers whose memory is not known come last."""
+    PROVIDER_SORT_FIRST_TOKEN: _ProviderSort.ValueType  # 6
+    """By the time to the first token with `model`, the shortest first. Providers that were not measured come last."""
 
 class ProviderSort(_ProviderSort, metaclass=_ProviderSortEnumTypeWrapper):
     """By what the list of providers is sorted. Providers that are equal are sorted by id."""
@@ -67,6 +69,8 @@ PROVIDER_SORT_RELIABILITY: ProviderSort.ValueType  # 4
 """By `reliability_lower`, the highest first."""
 PROVIDER_SORT_VRAM: ProviderSort.ValueType  # 5
 """By `vram_for_jobs_mib`, the highest first. Providers whose memory is not known come last."""
+PROVIDER_SORT_FIRST_TOKEN: ProviderSort.ValueType  # 6
+"""By the time to the first token with `model`, the shortest first. Providers that were not measured come last."""
 Global___ProviderSort: _TypeAlias = ProviderSort  # noqa: Y015
 
 @_typing.final
@@ -286,6 +290,7 @@ class ListAvailableProvidersRequest(_message.Message):
     MIN_RELIABILITY_FIELD_NUMBER: _builtins.int
     SORT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    MAX_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
     """The GPU model, such as `RTX 4090` or `A100 80GB`. Other spellings of the same model are understood; a name
     that is not known is compared without case and spaces.
@@ -334,6 +339,10 @@ class ListAvailableProvidersRequest(_message.Message):
     """The order of the list. Default: by id."""
     cursor: _builtins.str
     """Only providers after this position: the `next_cursor` of the previous page, with the same filters and `sort`."""
+    max_first_token_ms: _builtins.int
+    """Only providers whose first token with `model` comes at most this many milliseconds after the job was offered to
+    them, as the market measured it in the last 30 days.
+    """
     def __init__(
         self,
         *,
@@ -353,13 +362,16 @@ class ListAvailableProvidersRequest(_message.Message):
         min_reliability: _builtins.float | None = ...,
         sort: Global___ProviderSort.ValueType = ...,
         cursor: _builtins.str = ...,
+        max_first_token_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_reliability", b"_min_reliability", "_min_tokens_per_second", b"_min_tokens_per_second", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "min_reliability", b"min_reliability", "min_tokens_per_second", b"min_tokens_per_second", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_max_first_token_ms", b"_max_first_token_ms", "_min_reliability", b"_min_reliability", "_min_tokens_per_second", b"_min_tokens_per_second", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "max_first_token_ms", b"max_first_token_ms", "min_reliability", b"min_reliability", "min_tokens_per_second", b"min_tokens_per_second", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_reliability", b"_min_reliability", "_min_tokens_per_second", b"_min_tokens_per_second", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "cursor", b"cursor", "gpu_model", b"gpu_model", "job_type", b"job_type", "max_sar_per_hour", b"max_sar_per_hour", "max_sar_per_million_output_tokens", b"max_sar_per_million_output_tokens", "min_reliability", b"min_reliability", "min_standing", b"min_standing", "min_tokens_per_second", b"min_tokens_per_second", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "sort", b"sort", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_max_first_token_ms", b"_max_first_token_ms", "_min_reliability", b"_min_reliability", "_min_tokens_per_second", b"_min_tokens_per_second", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "cursor", b"cursor", "gpu_model", b"gpu_model", "job_type", b"job_type", "max_first_token_ms", b"max_first_token_ms", "max_sar_per_hour", b"max_sar_per_hour", "max_sar_per_million_output_tokens", b"max_sar_per_million_output_tokens", "min_reliability", b"min_reliability", "min_standing", b"min_standing", "min_tokens_per_second", b"min_tokens_per_second", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "sort", b"sort", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_id: _TypeAlias = _typing.Literal["after_id"]  # noqa: Y015
     _WhichOneofArgType__after_id: _TypeAlias = _typing.Literal["_after_id", b"_after_id"]  # noqa: Y015
+    _WhichOneofReturnType__max_first_token_ms: _TypeAlias = _typing.Literal["max_first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__max_first_token_ms: _TypeAlias = _typing.Literal["_max_first_token_ms", b"_max_first_token_ms"]  # noqa: Y015
     _WhichOneofReturnType__min_reliability: _TypeAlias = _typing.Literal["min_reliability"]  # noqa: Y015
     _WhichOneofArgType__min_reliability: _TypeAlias = _typing.Literal["_min_reliability", b"_min_reliability"]  # noqa: Y015
     _WhichOneofReturnType__min_tokens_per_second: _TypeAlias = _typing.Literal["min_tokens_per_second"]  # noqa: Y015
@@ -372,6 +384,8 @@ class ListAvailableProvidersRequest(_message.Message):
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after_id) -> _WhichOneofReturnType__after_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_first_token_ms) -> _WhichOneofReturnType__max_first_token_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_reliability) -> _WhichOneofReturnType__min_reliability | None: ...
     @_typing.overload
@@ -647,6 +661,7 @@ class OfferedPrice(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     job_type: _jobs_pb2.JobType.ValueType
     """The job type."""
     model: _builtins.str
@@ -655,6 +670,8 @@ class OfferedPrice(_message.Message):
     """Tokens per second with this model, as the market measured by its own checks. Present only for the `model` that the
     request asks for, and if it was measured in the last 30 days.
     """
+    first_token_ms: _builtins.int
+    """Milliseconds from the offer of a job to its first output, measured by the same check: loading the model is in it."""
     @_builtins.property
     def price(self) -> _jobs_pb2.Price:
         """The price."""
@@ -666,15 +683,20 @@ class OfferedPrice(_message.Message):
         model: _builtins.str | None = ...,
         price: _jobs_pb2.Price | None = ...,
         tokens_per_second: _builtins.float | None = ...,
+        first_token_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_tokens_per_second", b"_tokens_per_second", "model", b"model", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_model", b"_model", "_tokens_per_second", b"_tokens_per_second", "first_token_ms", b"first_token_ms", "model", b"model", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_tokens_per_second", b"_tokens_per_second", "job_type", b"job_type", "model", b"model", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_model", b"_model", "_tokens_per_second", b"_tokens_per_second", "first_token_ms", b"first_token_ms", "job_type", b"job_type", "model", b"model", "price", b"price", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_second: _TypeAlias = _typing.Literal["tokens_per_second"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_second: _TypeAlias = _typing.Literal["_tokens_per_second", b"_tokens_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload

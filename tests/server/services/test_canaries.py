@@ -14,6 +14,7 @@ from dcp.v1 import (
     honesty_pb2,
     jobs_pb2,
     operations_pb2,
+    renters_pb2,
     sessions_pb2,
 )
 from google.protobuf.json_format import MessageToDict
@@ -64,12 +65,13 @@ class Machine:
         self.offers: list[sessions_pb2.JobOffer] = []
 
     async def answer(
-        self, text: str | None = None, seconds: float = 2, tokens: int = 40, **report: Any
+        self, text: str | None = None, seconds: float = 2, tokens: int = 40, thinks: float = 0, **report: Any
     ) -> None:
         """Runs the job that it is offered; by default it answers honestly."""
         offer = await self.daemon.expect("job_offer")
         self.offers.append(offer)
         await self.daemon.start(offer.lease)
+        self.market.clock.advance(thinks)
         data = (honest(prompt_of(offer)) if text is None else text).encode()
         if data:
             await self.daemon.output(offer.lease, 1, data)
@@ -130,6 +132,25 @@ async def test_new_providers_are_asked_the_same_and_honest_ones_pass(checked: Ma
     assert first[0].question == second[0].question
     assert (first[0].figure, first[0].tokens_per_second) == (1, 20)
     await checked.assert_money_adds_up()
+
+
+async def test_first_token_of_a_check_is_timed_from_the_offer_to_the_first_output(checked: Market) -> None:
+    first, second = [await machine(checked) for _ in range(2)]
+    await checked.check()
+    await first.answer(thinks=0.5)
+    await second.answer(thinks=1.5)
+    await checked.check()
+    renter = await checked.renter()
+    asked = renters_pb2.ListAvailableProvidersRequest(model=running_server.MODEL)
+    listed = await checked.renter_service.ListAvailableProviders(asked)
+    prices = [price for each in listed.providers for price in each.prices if price.model]
+    # The second waited while the first answered, and both after the offer came.
+    assert [price.first_token_ms for price in prices] == [500, 500 + 2000 + 1500]
+    params = jobs_pb2.JobParams(model=running_server.MODEL, prompt="x", max_tokens=9)
+    request = jobs_pb2.QuoteJobRequest(job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, params=params)
+    quoted = await checked.job_service.QuoteJob(request, metadata=renter.metadata)
+    shown = {each.provider_id: each.first_token_ms for each in quoted.providers}
+    assert shown == {first.party.id: 500, second.party.id: 4000}
 
 
 def logprobs(shift: float = 0) -> list[sessions_pb2.TokenLogprob]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dcp.v1 import jobs_pb2, prices_pb2, renters_pb2, standing_pb2, terms_pb2
 
-from server.domain.canaries import CanaryKind
+from server.domain.canaries import CanaryKind, Measured
 from server.domain.jobs import JobRequest, JobType
 from server.domain.pricing import per_minute
 from server.services import market as service
@@ -23,12 +23,13 @@ from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 JOBS = itertools.count(1)
 LLM, TRAINING = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_TRAINING
 BOTH = [LLM, TRAINING]
-ID, PRICE, SPEED, RELIABILITY, VRAM = (
+ID, PRICE, SPEED, RELIABILITY, VRAM, FIRST = (
     renters_pb2.PROVIDER_SORT_ID,
     renters_pb2.PROVIDER_SORT_PRICE,
     renters_pb2.PROVIDER_SORT_TOKENS_PER_SECOND,
     renters_pb2.PROVIDER_SORT_RELIABILITY,
     renters_pb2.PROVIDER_SORT_VRAM,
+    renters_pb2.PROVIDER_SORT_FIRST_TOKEN,
 )
 
 
@@ -87,7 +88,9 @@ async def set_rate(market: Market, provider: Party, kind: jobs_pb2.JobType.Value
     await market.terms_service.SetOwnRate(request, metadata=provider.metadata)
 
 
-async def measure(market: Market, provider: Party, speed: float, age_ms: int = 0) -> None:
+async def measure(
+    market: Market, provider: Party, speed: float, age_ms: int = 0, first_ms: int | None = None
+) -> None:
     """The market measures a speed of a provider with the model."""
     renter, job_id = await market.renter(0), f"job-{next(JOBS)}"
     now_ms = int(market.clock.now() * 1000) - age_ms
@@ -104,7 +107,7 @@ async def measure(market: Market, provider: Party, speed: float, age_ms: int = 0
             question="q",
             now_ms=now_ms,
         )
-        canaries.note_speed(Canary.get(Canary.job_id == job_id).id, speed)
+        canaries.note_measured(Canary.get(Canary.job_id == job_id).id, Measured(speed, first_ms))
 
     await market.sql(work)
 
@@ -199,6 +202,24 @@ async def test_list_by_speed_has_what_the_market_measured_last(any_market: Marke
     assert await ids(market, model=MODEL, min_tokens_per_second=0) == [slow.id, fast.id]
 
 
+async def test_list_by_first_token_has_the_quickest_first_and_those_not_measured_last(
+    any_market: Market,
+) -> None:
+    market = any_market
+    (unmeasured, slow, quick, unnoted), _ = await joined(market, 4)
+    await measure(market, slow, 90.0, age_ms=1000, first_ms=10)
+    await measure(market, slow, 10.5, first_ms=900)
+    await measure(market, quick, 1.0, first_ms=250)
+    await measure(market, unnoted, 5.0)
+    assert await ids(market, model=MODEL, sort=FIRST) == [quick.id, slow.id, unmeasured.id, unnoted.id]
+    assert await ids(market, model=MODEL, max_first_token_ms=900) == [slow.id, quick.id]
+    assert await ids(market, model=MODEL, max_first_token_ms=899) == [quick.id]
+    assert await ids(market, model=MODEL, max_first_token_ms=0) == []
+    prices = [price for each in (await ask(market, model=MODEL)).providers for price in each.prices]
+    shown = [price.first_token_ms for price in prices if price.HasField("first_token_ms")]
+    assert shown == [900, 250]
+
+
 async def test_list_by_reliability_agrees_with_what_it_shows(any_market: Market) -> None:
     market = any_market
     renter = await market.renter(100_000)
@@ -267,6 +288,9 @@ async def test_walk_goes_on_when_providers_come_and_go(any_market: Market) -> No
         ({"min_tokens_per_second": 1}, "model", "is required"),
         ({"max_sar_per_million_output_tokens": "1"}, "model", "is required"),
         ({"sort": SPEED}, "model", "is required"),
+        ({"sort": FIRST}, "model", "is required"),
+        ({"max_first_token_ms": 5}, "model", "is required"),
+        ({"max_first_token_ms": -1, "model": MODEL}, "max_first_token_ms", "at least 0"),
         ({"min_tokens_per_second": 1, "model": " "}, "model", "is required"),
         ({"min_tokens_per_second": -1, "model": MODEL}, "min_tokens_per_second", "at least 0"),
         ({"min_tokens_per_second": 1e9, "model": MODEL}, "min_tokens_per_second", "at most 1,000,000"),
@@ -283,7 +307,7 @@ async def test_walk_goes_on_when_providers_come_and_go(any_market: Market) -> No
             "max_sar_per_million_output_tokens",
             "such as 0.6",
         ),
-        ({"sort": 99}, "sort", "send one of id, price, tokens_per_second, reliability, vram"),
+        ({"sort": 99}, "sort", "send one of id, price, tokens_per_second, first_token, reliability, vram"),
         ({"job_type": 99}, "job_type", "send one of "),
     ],
 )

@@ -655,6 +655,29 @@ async def test_both_kinds_of_own_prices_live_side_by_side(market: Market) -> Non
     assert job.rate_halala_per_minute == 120
 
 
+async def test_quote_says_since_when_each_provider_has_a_free_slot(market: Market) -> None:
+    renter, (idle, busy, half) = await market.renter(100_000), [await market.provider() for _ in range(3)]
+    joined = market.clock.now()
+    daemons = [await market.daemon(one, slots=slots) for one, slots in ((idle, 1), (busy, 1), (half, 2))]
+    market.clock.advance(60)
+    for daemon in daemons:
+        await daemon.heartbeat()
+    _, lease = await market.running_job(renter, busy, daemons[1], duration_minutes=30)
+    await market.running_job(renter, half, daemons[2], duration_minutes=30)
+
+    async def since() -> dict[int, float | None]:
+        offers = (await quote(market, renter)).providers
+        return {
+            each.provider_id: each.free_since.ToMilliseconds() / 1000 if each.HasField("free_since") else None
+            for each in offers
+        }
+
+    assert await since() == {idle.id: joined, half.id: joined, busy.id: None}
+    market.clock.advance(7)
+    await daemons[1].finished(lease)
+    assert await since() == {idle.id: joined, half.id: joined, busy.id: joined + 67}
+
+
 def test_quote_asks_for_what_a_submit_asks_for() -> None:
     submit, asked = jobs_pb2.SubmitJobRequest.DESCRIPTOR, jobs_pb2.QuoteJobRequest.DESCRIPTOR
     numbers = {field.name: (field.number, field.type) for field in submit.fields}

@@ -542,7 +542,7 @@ async def test_wrong_lease_secret_changes_nothing(any_market: Market) -> None:
     epoch = market.server.services.fleet.all()[0].session_epoch
 
     def store() -> bool:
-        return leases.store_chunk(ref, provider.id, epoch, Channel.OUTPUT, 1, b"forged")
+        return leases.store_chunk(ref, provider.id, epoch, Channel.OUTPUT, 1, b"forged", 1)
 
     assert not await market.server._database.run(store)
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
@@ -562,7 +562,7 @@ async def test_store_takes_each_chunk_once_and_in_order(any_market: Market) -> N
 
     def store_all() -> list[bool]:
         chunks = [(1, b"one "), (1, b"one "), (3, b"three"), (2, b"two"), (2, b"two"), (1, b"one ")]
-        return [leases.store_chunk(ref, provider.id, epoch, Channel.OUTPUT, *chunk) for chunk in chunks]
+        return [leases.store_chunk(ref, provider.id, epoch, Channel.OUTPUT, *chunk, 1) for chunk in chunks]
 
     stored = await market.server._database.run(store_all)
     assert stored == [True, False, False, True, False, False]

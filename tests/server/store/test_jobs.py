@@ -50,11 +50,11 @@ def start(s: Sender) -> bool:
 
 
 def output(s: Sender) -> bool:
-    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.OUTPUT, 1, b"x")
+    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.OUTPUT, 1, b"x", NOW_MS)
 
 
 def log(s: Sender) -> bool:
-    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.LOG, 1, b"x")
+    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.LOG, 1, b"x", NOW_MS)
 
 
 WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
@@ -138,7 +138,7 @@ async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows)
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
 
     def store(seq: int, data: bytes) -> bool:
-        return leases.store_chunk(ref, provider_id, SESSION_EPOCH, Channel.OUTPUT, seq, data)
+        return leases.store_chunk(ref, provider_id, SESSION_EPOCH, Channel.OUTPUT, seq, data, NOW_MS)
 
     sent = [(2, b"early"), (1, b"one"), (1, b"again"), (3, b"gap"), (2, b"two"), (0, b"zero"), (3, b"three")]
     accepted = [await database.run(partial(store, seq, data)) for seq, data in sent]

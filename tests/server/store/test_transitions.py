@@ -163,7 +163,7 @@ def finish(event: JobEvent, scene: Scene) -> bool:
 
 
 def write(stream: Channel, scene: Scene) -> bool:
-    return leases.store_chunk(*scene.of_lease(), stream, 1, b"x")
+    return leases.store_chunk(*scene.of_lease(), stream, 1, b"x", NOW_MS)
 
 
 def open_dispute(scene: Scene) -> None:

@@ -103,6 +103,7 @@ EXPORTED = {
     "lease.offered_ms": "attempts.attempt.offered_at",
     "lease.accepted_ms": "attempts.attempt.accepted_at",
     "lease.started_ms": "attempts.attempt.started_at",
+    "lease.first_output_ms": "attempts.attempt.first_output_at",
     "lease.ended_ms": "attempts.attempt.ended_at",
     "lease.outcome": "attempts.attempt.outcome",
     "lease.failure_reason": "attempts.failure_reason",
