@@ -455,6 +455,22 @@ async def test_reader_that_leaves_is_forgotten_at_once(market: Market) -> None:
     await gone(market)
 
 
+async def test_job_that_nobody_watches_any_more_wakes_nothing(market: Market) -> None:
+    renter = await market.renter()
+    job = await market.submit(renter, wait_for_supply=True)
+    first = watch(market, job, renter)
+    await first.next()
+    (feed,) = market.server.services.watches.feeds
+    first.call.cancel()
+    await gone(market)
+    version = feed.version
+    second = watch(market, job, renter)
+    await second.next()
+    await market.cancel(job, renter)
+    await second.until("end")
+    assert feed.version == version
+
+
 async def test_slow_reader_holds_little_and_gets_everything(market: Market) -> None:
     """It takes nothing while two MiB are written; then it reads on from what is stored."""
     renter, provider = await market.renter(), await market.provider()
@@ -498,6 +514,28 @@ async def test_readers_beyond_the_limits_are_refused(market: Market) -> None:
         error = await refused(market, job.job_id, who)
         assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
         assert whose in error.message
+
+
+async def test_readers_that_come_at_once_do_not_pass_the_limit(market: Market) -> None:
+    renter = await market.renter()
+    job = await market.submit(renter, wait_for_supply=True)
+    market.server.services.watches.limits = WatchLimits(of_job=3)
+    answers = await asyncio.gather(
+        *(watch(market, job, renter).next() for _ in range(12)), return_exceptions=True
+    )
+    reasons = [read_refusal(each).reason for each in answers if isinstance(each, grpc.aio.AioRpcError)]
+    assert reasons == ["RATE_LIMITED"] * 9
+
+
+async def test_account_whose_readers_left_may_watch_again(market: Market) -> None:
+    renter = await market.renter()
+    job = await market.submit(renter, wait_for_supply=True)
+    market.server.services.watches.limits = WatchLimits(of_account=1)
+    for _ in range(3):
+        reader = watch(market, job, renter)
+        await reader.next()
+        reader.call.cancel()
+        await gone(market)
 
 
 async def test_stream_that_is_old_is_cut_and_continues(market: Market) -> None:
