@@ -18,6 +18,7 @@ from typing import Any
 
 from daemon.engines.served import Server, StartError, client_of, until_healthy
 from daemon.foreign.http import Client
+from daemon.machine import pipes
 
 logger = logging.getLogger(__name__)
 
@@ -133,5 +134,4 @@ async def _end(process: asyncio.subprocess.Process, patience_seconds: float = ST
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
+    pipes.close(process)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.machine import pipes
 from daemon.protocol.events import LeaseKey, lease_key
 from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
@@ -205,6 +206,7 @@ class ProcessRunner(Runner):
                     await process.wait()
         # Those that its first process left behind.
         _signal(process, signal.SIGKILL)
+        pipes.close(process)
         self._processes.pop(key, None)
         self._seen.pop(key, None)
 

@@ -182,18 +182,21 @@ def by_answers(
     Each question decides alone, if enough others answered it: see ``equality.agreed``. It passes only with
     somebody who is ``BELIEVED``: else newcomers who agree could pass each other. With ``is_last``, as nobody
     is left to be asked, newcomers must do; and the figures of ``earlier`` questions that decided nothing are
-    looked at too: several unlike answers together show another model. Nobody fails but by others who agree.
+    looked at too: several unlike answers together show another model. Nobody fails but by others who agree,
+    and not before: who is still to be asked may have the same build.
     """
     is_agreed = equality.agreed(answer, others)
-    is_vouched = any(each.weight >= BELIEVED for each in equality.alike(answer, others))
+    alike = equality.alike(answer, others)
+    is_vouched = any(each.weight >= BELIEVED for each in alike)
     if is_agreed and (is_vouched or is_last):
         return Finding(CanaryVerdict.PASSED, figure=equality.nearest(answer, others))
-    if is_agreed is not False and not is_last:
+    if not is_last:
         return WAITING
     figure = equality.compare(answer, others)
     if figure is None:
         return WAITING
-    if is_agreed is False or equality.verdict([*earlier, figure]) is Equality.OTHER:
+    below = equality.BELOW_WITH_A_TWIN if alike else equality.BELOW
+    if is_agreed is False or equality.verdict([*earlier, figure], below) is Equality.OTHER:
         return failed(CanaryFault.ANSWER_DIFFERS, figure)
     return Finding(CanaryVerdict.UNDECIDED, figure=figure)
 

@@ -34,6 +34,9 @@ LEAST_RUN = 3
 # few must be: this divided by the square root of their number. The smallest model that we know, with other
 # kernels, is taken for another one in 2 of 100 cases.
 MIDDLE, ABOVE, BELOW = 0.45, 0.5, 0.7
+# Instead of ``BELOW`` where somebody of another owner gives the same texts, who may have the same build. One
+# question in three parts such texts of the smallest model that we know from the rest; eight in a row do not.
+BELOW_WITH_A_TWIN = 1.0
 # The least questions that show another model, and the most that are needed.
 LEAST_QUESTIONS, MOST_QUESTIONS = 3, 24
 # Two answers to one question agree if they have this figure.
@@ -86,7 +89,7 @@ def _likeness(ours: tuple[str, ...], theirs: tuple[str, ...]) -> Likeness | None
     return Likeness(len(list(equal)) / longest, sum(runs) / longest)
 
 
-def verdict(figures: Sequence[float]) -> Equality:
+def verdict(figures: Sequence[float], below: float = BELOW) -> Equality:
     """What the figures of answers to different questions say together."""
     if not figures:
         return Equality.UNCLEAR
@@ -95,7 +98,7 @@ def verdict(figures: Sequence[float]) -> Equality:
         return Equality.SAME if mean >= MIDDLE else Equality.OTHER
     if mean >= MIDDLE + ABOVE / math.sqrt(count):
         return Equality.SAME
-    if count >= LEAST_QUESTIONS and mean <= MIDDLE - BELOW / math.sqrt(count):
+    if count >= LEAST_QUESTIONS and mean <= MIDDLE - below / math.sqrt(count):
         return Equality.OTHER
     return Equality.UNCLEAR
 

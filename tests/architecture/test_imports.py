@@ -127,6 +127,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.service.installation",
         "daemon.work.verdicts",
     ),
+    "daemon.machine.pipes": ("daemon.engines", "daemon.machine", "daemon.runners"),
     "daemon.machine.policy": (
         "daemon.app",
         "daemon.cli.gpu_checks",

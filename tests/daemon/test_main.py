@@ -21,6 +21,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.config.config import VARIABLES, from_env
 from daemon.journal.segment import HEADER_BYTES
+from daemon.machine import pipes
 from daemon.service import unit
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, eventually, fake_server, lease, offer
 from tests.support.nvml_stub.stub import A100, Machine, build
@@ -69,7 +70,7 @@ async def command(*arguments: str, state: Path, **environ: str) -> AsyncIterator
         if process.returncode is None:
             process.kill()
             await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]  # a child of it may hold its pipes open
+        pipes.close(process)
 
 
 async def run(*arguments: str, state: Path, **environ: str) -> tuple[int, str, str]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from daemon.foreign import documents
+from daemon.machine import pipes
 
 # -P: the folder that the daemon was started in must not shadow its modules.
 _COMMAND = (sys.executable, "-P", "-m", "daemon.machine.gpus.prover_child")
@@ -75,6 +76,7 @@ class Prover:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
+        pipes.close(self._process)
 
     async def _ask(self, request: Mapping[str, object], seconds: float) -> tuple[dict[str, object], bytes]:
         given, answers = self._process.stdin, self._process.stdout

@@ -337,6 +337,10 @@ class ContainerRunner(Runner):
         settings = self._settings
         logger.info("container ended job_id=%s exit_code=%d", run.lease.job_id, code)
         memory = f"more memory than the {settings.memory_bytes // MIB} MiB that it may have."
+        crowded = f"The job had all {settings.pids} processes and threads that it may have, and wanted more"
+        if state.get("OOMKilled") and run.crowd.was_full:  # a crowd needs memory, so it is the cause
+            text = f"{crowded}; together they used {memory}"
+            return RunnerError(jobs_pb2.FAILURE_REASON_PROCESS_LIMIT, text)
         if state.get("OOMKilled"):
             return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, f"The job used {memory}")
         if run.limit.is_reached or ran_to(run.facts.run_limit_ms, state):
@@ -349,8 +353,7 @@ class ContainerRunner(Runner):
         if _is_full(await self._files.used_of_tmp(run.names), settings.tmp_bytes):
             return disk_limit(f"The job filled /tmp: it may have {settings.tmp_bytes // MIB} MiB.")
         if run.crowd.was_full:
-            text = f"The job had all {settings.pids} processes and threads that it may have, and wanted more."
-            return RunnerError(jobs_pb2.FAILURE_REASON_PROCESS_LIMIT, text)
+            return RunnerError(jobs_pb2.FAILURE_REASON_PROCESS_LIMIT, f"{crowded}.")
         return RunnerError(
             jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, f"The job's program ended with exit code {code}."
         )

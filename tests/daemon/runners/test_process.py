@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from contextlib import aclosing
@@ -160,6 +162,27 @@ async def test_files_of_a_process_that_reaches_its_limit_are_kept(
 async def test_process_left_behind_does_not_delay_the_end_of_the_job(runner: ProcessRunner) -> None:
     async with asyncio.timeout(20):
         assert (await outcome_of(runner, "sleep 600 & echo done")).output == b"done\n"
+
+
+async def test_process_that_escapes_holds_no_pipe_of_the_daemon_open(runner: ProcessRunner) -> None:
+    await outcome_of(runner, "true")
+    before = open_pipes()
+    outcome = await outcome_of(runner, "setsid sleep 600 & echo $!")
+    escaped = int(outcome.output)
+    try:
+        os.kill(escaped, 0)  # it is there
+        assert open_pipes() == before
+    finally:
+        os.kill(escaped, signal.SIGKILL)
+
+
+def open_pipes() -> set[str]:
+    """The pipes that this process has."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(each.readlink()))
+    return {target for target in found if target.startswith("pipe:")}
 
 
 async def test_large_output_is_read_to_its_end(runner: ProcessRunner) -> None:

@@ -137,13 +137,17 @@ NEW, OLDER = Answer(RIGHT), Answer(RIGHT, BELIEVED)
         ([OLDER], [], False, CanaryVerdict.PASSED),
         ([OLDER, Answer(WRONG, 9)], [], False, CanaryVerdict.WAITING),
         (wrong(AGAINST - 1, 9), [], False, CanaryVerdict.WAITING),
-        (wrong(AGAINST), [], False, CanaryVerdict.FAILED),
+        (wrong(AGAINST), [], False, CanaryVerdict.WAITING),  # one who has the same build may come
+        (wrong(AGAINST), [], True, CanaryVerdict.FAILED),
         ([*wrong(AGAINST), NEW], [], False, CanaryVerdict.WAITING),  # one has the same build
         ([Answer(f"{n} {n} {n}") for n in range(AGAINST)], [], True, CanaryVerdict.WAITING),
         (wrong(2), [], True, CanaryVerdict.UNDECIDED),
         (wrong(2), [0.0], True, CanaryVerdict.UNDECIDED),
         (wrong(2), [0.0, 0.0], True, CanaryVerdict.FAILED),
         (wrong(2), [0.0, 0.6], True, CanaryVerdict.UNDECIDED),
+        # Another owner gives the same answers: a build that parts now and then, or two of a kind.
+        ([NEW, *wrong(4)], [0.0] * 3, True, CanaryVerdict.UNDECIDED),
+        ([NEW, *wrong(4)], [0.0] * 7, True, CanaryVerdict.FAILED),
     ],
 )
 def test_answer_is_judged_by_those_of_others(

@@ -122,6 +122,14 @@ async def test_fork_bomb_gets_at_most_its_limit_of_processes(bench: Bench) -> No
     assert b"can't fork" in outcome.log
 
 
+async def test_crowd_that_runs_out_of_memory_is_told_as_a_crowd(bench: Bench) -> None:
+    crowd = "i=0; while [ $i -lt 100 ]; do (sleep 9 &) || break; i=$((i+1)); done; sleep 2"
+    outcome = await bench.run(shell(f"({crowd}); sleep 1; x=xxxxxxxxxxxxxxxx; while true; do x=$x$x; done"))
+    assert outcome.reason == "PROCESS_LIMIT"
+    assert "all 64 processes" in str(outcome.error)
+    assert "64 MiB" in str(outcome.error)
+
+
 async def test_real_fork_bomb_ends_with_its_job_and_the_next_one_runs(bench: Bench) -> None:
     bomb = shell("b() { b | b & }; b; sleep 1; echo bombed; exit 7", seconds=20)
     async with asyncio.timeout(90):
