@@ -15,7 +15,8 @@ ROLE_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
 QUERY_NAME = "key"
 BODY_NAME = "api_key"
 
-_ROLE_HEADERS = frozenset(name.encode() for name in ROLE_HEADERS)
+# The last is that of other APIs, whose clients call /v1.
+_KEY_HEADERS = frozenset(name.encode() for name in (*ROLE_HEADERS, "x-api-key"))
 _BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE | re.DOTALL)
 # The values that gRPC metadata can carry.
 _SENDABLE = re.compile(r"[\x21-\x7e]{1,512}")
@@ -41,7 +42,7 @@ def take(
 
 def _in_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[str]:
     for name, value in headers:
-        if name in _ROLE_HEADERS:
+        if name in _KEY_HEADERS:
             yield value.decode("latin-1").strip()
         elif name == b"authorization":
             match = _BEARER.fullmatch(value.decode("latin-1").strip())

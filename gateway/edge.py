@@ -58,7 +58,9 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = dressed(message.get("headers", ()), request_id, scope.get("scheme"))
+                message["headers"] = dressed(
+                    message.get("headers", ()), scope["request_id"], scope.get("scheme")
+                )
             await send(message)
 
         try:

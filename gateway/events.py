@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
 _COMMENT = b":\n\n"
-_HEADERS = [
+HEADERS = [
     (b"content-type", MEDIA_TYPE.encode()),
     (b"cache-control", b"no-store"),
     # Or nginx and others would wait until they have a buffer full of events.
@@ -84,14 +84,14 @@ class EventRelay:
             await respond(send, 204, b"")
             return
         scope[IS_STREAM] = True
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
         # The readers of a server that restarts must not come back all at once.
         least, most = EVENT_RETRY_MILLISECONDS
         retry = f"retry: {least + secrets.randbelow(most - least)}\n\n"
-        await _send(send, retry.encode() + self._write(first))
+        await send_part(send, retry.encode() + self._write(first))
         gone = asyncio.create_task(until_gone(receive))
         try:
             await self._relay(call, scope, send, gone)
@@ -114,13 +114,13 @@ class EventRelay:
                     (reading, gone), timeout=EVENT_COMMENT_SECONDS, return_when="FIRST_COMPLETED"
                 )
                 if not reading.done():
-                    await _send(send, _COMMENT)
+                    await send_part(send, _COMMENT)
                     continue
                 message = reading.result()
                 if message is grpc.aio.EOF:
                     await send({"type": "http.response.body", "body": b""})
                     return
-                await _send(send, self._write(message))
+                await send_part(send, self._write(message))
                 reading = asyncio.create_task(call.read())
         except grpc.aio.AioRpcError as error:
             await self._break_off(error, scope, send, gone)
@@ -135,13 +135,13 @@ class EventRelay:
         """Says why, and breaks the connection: a program that reads to the end must see that it is none."""
         refusal = errors.from_rpc(error)
         log.debug("a stream of events ended: request_id=%s code=%s", scope["request_id"], refusal.code)
-        await _send(send, event("error", orjson.Fragment(refusal.body(scope["request_id"]))))
+        await send_part(send, event("error", orjson.Fragment(refusal.body(scope["request_id"]))))
         if CUT not in scope:
             raise BrokenOffError("the stream of events was broken off")
         scope[CUT]()
         await gone
 
 
-async def _send(send: Send, data: bytes) -> None:
+async def send_part(send: Send, data: bytes) -> None:
     """Sends bytes when the reader has taken most of those before."""
     await send({"type": "http.response.body", "body": data, "more_body": True})

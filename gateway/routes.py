@@ -14,7 +14,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import dcp.v1
@@ -160,10 +160,18 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
 
 
 def api_routes(
-    channel: Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
+    channel: Channel,
+    files: Iterable[FileDescriptor],
+    deadline_seconds: float = DEADLINE_SECONDS,
+    also: Mapping[str, Served] | None = None,
 ) -> Table[Resource]:
-    """Builds a route for every path; one under the first base exists under both."""
+    """Builds a route for every path; one under the first base exists under both.
+
+    ``also``: what serves a POST at a path and is no RPC.
+    """
     resources: dict[str, Resource] = {}
+    for pattern, served in (also or {}).items():
+        resources.setdefault(pattern, Resource(pattern)).add("POST", served)
     for binding in bindings(files):
         resource = resources.setdefault(binding.pattern, Resource(binding.pattern))
         endpoint = StreamEndpoint if binding.method.server_streaming else Endpoint
@@ -177,21 +185,30 @@ def _paths(pattern: str) -> tuple[str, ...]:
     return tuple(base + pattern.removeprefix(BASES[0]) for base in BASES)
 
 
+class Served(Protocol):
+    """What serves a request of one HTTP method."""
+
+    name: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises ApiError."""
+
+
 class Resource:
     """All HTTP methods of one path."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         """Its path under the first base, for the log."""
-        self._endpoints: dict[str, Endpoint | StreamEndpoint] = {}
+        self._endpoints: dict[str, Served] = {}
 
-    def add(self, verb: str, endpoint: Endpoint | StreamEndpoint) -> None:
+    def add(self, verb: str, endpoint: Served) -> None:
         """Serves the HTTP method with the endpoint. Raises ValueError if another RPC already does."""
         if verb in self._endpoints:
             raise ValueError(f"{endpoint.name}: another RPC has this path and method")
         self._endpoints[verb] = endpoint
 
-    def endpoint(self, verb: str) -> Endpoint | StreamEndpoint:
+    def endpoint(self, verb: str) -> Served:
         """The endpoint of an HTTP method. HEAD runs GET; the HTTP server leaves the body out.
 
         Raises METHOD_NOT_ALLOWED.

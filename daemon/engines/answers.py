@@ -53,7 +53,8 @@ async def answer(
     `served_name` is the model's name at the server; `context_tokens` 0: not known.
     Raises EngineError; one with ENGINE_FAILED means that the server cannot be trusted on.
     """
-    counted = _Answer(chat.max_tokens(offer.params), context_tokens, monotonic)
+    may_be_cut = offer.params.up_to_context
+    counted = _Answer(chat.max_tokens(offer.params), context_tokens, monotonic, may_be_cut=may_be_cut)
     wants_logprobs = chat.is_repeatable(offer.params)
     wait = Wait(offer, patience)
     while not counted.is_over:
@@ -148,13 +149,21 @@ async def _check(response: http.Response) -> None:
 class _Answer:
     """What is known of an answer while it streams in."""
 
-    def __init__(self, max_tokens: int, context_tokens: int, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        max_tokens: int,
+        context_tokens: int,
+        monotonic: Callable[[], float],
+        *,
+        may_be_cut: bool = False,
+    ) -> None:
         self.is_over = False
         """It is whole."""
         self._max_tokens = max_tokens
         # A token may come in several pieces where it ends inside a character.
         self._most_pieces = 4 * max_tokens + 64
         self._context_tokens = context_tokens
+        self._may_be_cut = may_be_cut
         self._monotonic = monotonic
         self._began_at = monotonic()
         self._first_at: float | None = None
@@ -205,7 +214,8 @@ class _Answer:
             raise refusals.no_answer(self._max_tokens)
         # The server stops at the end of the context as it does at the wanted
         # length; only the count shows that the answer was cut short.
-        if is_cut and self._completion_tokens is not None and self._written < self._max_tokens:
+        is_short = self._completion_tokens is not None and self._written < self._max_tokens
+        if is_cut and is_short and not self._may_be_cut:
             raise refusals.prompt_too_long(self._context_tokens)
         if is_cut and not self._has_text:
             raise refusals.no_answer(self._max_tokens)

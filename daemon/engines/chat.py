@@ -20,6 +20,7 @@ from daemon.foreign.events import server_events
 
 DEFAULT_MAX_TOKENS = 256
 _ROLES = ("system", "user", "assistant")
+_SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _END_OF_STREAM = "[DONE]"
 MAX_LIST_BYTES = 1024 * 1024
 MAX_LISTED = 10_000
@@ -40,12 +41,24 @@ def request_body(params: jobs_pb2.JobParams, *, wants_logprobs: bool = False) ->
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if params.HasField("temperature"):
-        body["temperature"] = params.temperature
+    for name in _SAMPLING:
+        if params.HasField(name):  # type: ignore[arg-type]
+            body[name] = getattr(params, name)
+    if params.stop:
+        body["stop"] = list(params.stop)
+    if params.response_format:
+        body["response_format"] = _response_format(params.response_format)
     if wants_logprobs:
         # Where it is asked for no alternative, llama.cpp says nothing of the token itself either.
         body |= {"logprobs": True, "top_logprobs": 1}
     return body
+
+
+def _response_format(text: str) -> dict[str, Any]:
+    try:
+        return documents.parse_object(text)
+    except DocumentError as error:
+        raise refusals.bad_params(f"params.response_format: {error}.") from None
 
 
 def is_repeatable(params: jobs_pb2.JobParams) -> bool:

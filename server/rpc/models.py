@@ -13,7 +13,10 @@ from server.rpc.context import Context
 from server.services.catalogue import Catalogue, Listed
 
 # What a job may set beside its text.
-_PARAMETERS = ("temperature", "max_tokens")
+_PARAMETERS = (
+    *("temperature", "top_p", "max_tokens", "stop", "seed"),
+    *("presence_penalty", "frequency_penalty", "response_format"),
+)
 _MAX_TOKENS = int(
     jobs_pb2.JobParams.DESCRIPTOR.fields_by_name["max_tokens"]
     .GetOptions()

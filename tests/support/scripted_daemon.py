@@ -53,9 +53,10 @@ class ScriptEngine(Engine):
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
         """Yields the answer word by word."""
-        words = answer_to(offer.params.prompt).split(" ")[:-1]
+        prompt = offer.params.prompt or offer.params.messages[-1].content
+        words = answer_to(prompt).split(" ")[:-1]
         for word in words:
-            await asyncio.sleep(float(offer.params.prompt.split()[2]))
+            await asyncio.sleep(float(prompt.split()[2]))
             yield word + " "
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
 

@@ -230,6 +230,8 @@ NOT_SHOWN = {
         "role",
         "content",
         "prompt",
+        "stop",
+        "response_format",
         "command",
         "env",
         "input_files",

@@ -1,0 +1,276 @@
+"""`/v1/chat/completions` by OpenAI's own client: a real gateway and server, a daemon's messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from tests.contract.test_watch import gateway_to
+from tests.support import running_server
+from tests.support.manual_clock import ManualClock
+from tests.support.running_server import HANG_SECONDS, MODEL, Daemon, Market, Party
+
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+ARABIC = "مرحبا 🌍"
+
+
+@dataclass
+class Scene:
+    """A market with one provider and one renter, and OpenAI's client with the renter's key."""
+
+    market: Market
+    http: httpx.AsyncClient
+    renter: Party
+    provider: Party
+    daemon: Daemon
+    connections: httpx2.AsyncClient
+
+    def client(self, key: str = "", retries: int = 0) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=f"{self.http.base_url}/v1",
+            api_key=key or self.renter.key,
+            max_retries=retries,
+            timeout=HANG_SECONDS,
+            http_client=self.connections,
+        )
+
+    async def answers(self, *texts: str, prompt: int = 5, completion: int = 3) -> sessions_pb2.JobOffer:
+        """The daemon runs the job that it is offered, and answers with these texts."""
+        offer: sessions_pb2.JobOffer = await self.daemon.expect("job_offer")
+        await self.daemon.start(offer.lease)
+        for seq, text in enumerate(texts, 1):
+            await self.daemon.output(offer.lease, seq, text.encode())
+        usage = jobs_pb2.Usage(prompt_tokens=prompt, completion_tokens=completion)
+        self.market.clock.advance(1)
+        await self.daemon.finished(offer.lease, seconds=1, last_output_seq=len(texts), usage=usage)
+        return offer
+
+    async def fails(
+        self, offer: sessions_pb2.JobOffer, reason: jobs_pb2.FailureReason.ValueType, last_seq: int = 0
+    ) -> None:
+        """The daemon reports that the job failed."""
+        outcome = sessions_pb2.RUN_OUTCOME_FAILED
+        await self.daemon.finished(
+            offer.lease, outcome=outcome, failure_reason=reason, last_output_seq=last_seq
+        )
+
+
+@asynccontextmanager
+async def scene(database_url: str, clock: ManualClock, halala: int = 5000) -> AsyncIterator[Scene]:
+    async with (
+        running_server.running(database_url, clock) as market,
+        gateway_to(market) as client,
+        httpx2.AsyncClient() as connections,
+    ):
+        provider = await market.provider()
+        daemon = await market.daemon(provider)
+        yield Scene(market, client, await market.renter(halala), provider, daemon, connections)
+        await market.assert_money_adds_up()
+
+
+@pytest.fixture
+async def there(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Scene]:
+    async with scene(sqlite_url, clock) as opened:
+        yield opened
+
+
+async def test_whole_answer_is_one_of_openai_and_a_billed_job(database_url: str, clock: ManualClock) -> None:
+    async with scene(database_url, clock) as there:
+        asking = asyncio.ensure_future(
+            there.client().chat.completions.with_raw_response.create(
+                model=MODEL,
+                messages=[{"role": "developer", "content": "Be brief."}, *HELLO],
+                max_completion_tokens=7,
+                temperature=0.5,
+                top_p=0.9,
+                stop=["\n\n"],
+                seed=4,
+                frequency_penalty=0.25,
+                response_format={"type": "json_object"},
+                user="ignored",
+            )
+        )
+        offer = await there.answers("Hi ", ARABIC)
+        raw = await asking
+        answer = raw.parse()
+        (choice,) = answer.choices
+        assert (choice.message.role, choice.message.content) == ("assistant", f"Hi {ARABIC}")
+        assert choice.finish_reason == "stop"
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (5, 8)
+        assert raw.headers["x-request-id"] == offer.lease.job_id
+        params = offer.params
+        assert [(each.role, each.content) for each in params.messages] == [
+            ("system", "Be brief."),
+            ("user", "Hello"),
+        ]
+        assert (params.max_tokens, params.temperature, params.top_p, params.seed) == (7, 0.5, 0.9, 4)
+        assert (list(params.stop), params.frequency_penalty) == (["\n\n"], 0.25)
+        assert (params.response_format, params.up_to_context) == ('{"type":"json_object"}', False)
+        job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
+        assert job.status == jobs_pb2.JOB_STATE_COMPLETED
+        assert job.billing.actual_cost_halala > 0
+
+
+async def test_stream_has_each_text_as_it_comes_and_usage_only_when_asked(there: Scene) -> None:
+    for wants in (True, False):
+        stream = asyncio.create_task(
+            there.client().chat.completions.create(
+                model=MODEL, messages=HELLO, stream=True, stream_options={"include_usage": wants}
+            )
+        )
+        answering = asyncio.create_task(there.answers("one ", ARABIC, " two", completion=4))
+        chunks = [chunk async for chunk in await stream]
+        offer = await answering
+        assert offer.params.up_to_context
+        texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert "".join(texts) == f"one {ARABIC} two"
+        assert len({chunk.id for chunk in chunks}) == 1
+        assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+        with_usage = [chunk for chunk in chunks if chunk.usage is not None]
+        assert len(with_usage) == int(wants)
+        if wants:
+            assert with_usage == chunks[-1:]
+            assert chunks[-1].choices == []
+            assert chunks[-1].usage is not None
+            assert chunks[-1].usage.completion_tokens == 4
+
+
+async def test_first_text_arrives_while_the_job_still_runs(there: Scene) -> None:
+    stream = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, b"first")
+    chunks = aiter(await stream)
+    found = ""
+    while "first" not in found:
+        found += (await anext(chunks)).choices[0].delta.content or ""
+    await there.daemon.finished(offer.lease, seconds=1, last_output_seq=1)
+    assert [chunk.choices[0].finish_reason async for chunk in chunks][-1] == "stop"
+
+
+async def test_answer_at_its_greatest_length_says_so(there: Scene) -> None:
+    asking = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, max_tokens=3)
+    )
+    await there.answers("a b c", completion=3)
+    assert (await asking).choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"n": 2}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"temperature": 9}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"stop": [""]}, "stop"),
+        ({"response_format": "json"}, "response_format"),
+        ({"seed": 1.5}, "seed"),
+        ({"model": ""}, "model"),
+    ],
+)
+async def test_what_cannot_be_done_is_refused_by_its_name(
+    there: Scene, changes: dict[str, Any], param: str
+) -> None:
+    body = {"model": MODEL, "messages": HELLO, **changes}
+    answer = await there.http.post("/v1/chat/completions", json=body, headers={"x-api-key": there.renter.key})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (400, "invalid_request_error"), error
+    assert error["param"] == param
+    assert error["message"].startswith(param)
+
+
+async def test_errors_are_those_that_openais_client_knows(there: Scene) -> None:
+    ask = there.client().chat.completions.create
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await ask(model=MODEL + "x", messages=HELLO)
+    assert unknown.value.code == "model_not_found"
+    assert f"did you mean {MODEL}?" in unknown.value.message
+    with pytest.raises(openai.AuthenticationError) as stranger:
+        await there.client("dcp-renter-" + "x" * 43).chat.completions.create(model=MODEL, messages=HELLO)
+    assert stranger.value.code == "invalid_api_key"
+    poor = await there.market.renter(0)
+    with pytest.raises(openai.APIStatusError) as broke:
+        await there.client(poor.key, retries=3).chat.completions.create(model=MODEL, messages=HELLO)
+    assert (broke.value.status_code, broke.value.code) == (402, "insufficient_quota")
+    assert broke.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_failure_before_the_first_text_is_an_error_with_its_status(there: Scene) -> None:
+    for is_stream in (False, True):
+        asking: asyncio.Task[Any] = asyncio.create_task(
+            there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=is_stream)
+        )
+        offer = await there.daemon.expect("job_offer")
+        await there.daemon.start(offer.lease)
+        reason = jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG
+        await there.fails(offer, reason)
+        with pytest.raises(openai.BadRequestError) as error:
+            await asking
+        assert error.value.code == "context_length_exceeded"
+
+
+async def test_answer_that_breaks_after_its_first_text_never_looks_whole(there: Scene) -> None:
+    stream = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, b"half an")
+    chunks = aiter(await stream)
+    first = await anext(chunks)
+    assert first.choices[0].delta.role == "assistant"
+    await there.fails(offer, jobs_pb2.FAILURE_REASON_ENGINE_FAILED, 1)
+    with pytest.raises((openai.APIError, httpx2.RemoteProtocolError)):
+        async for _ in chunks:
+            pass
+
+
+async def test_client_that_goes_away_cancels_its_job(there: Scene) -> None:
+    stream = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, b"some text")
+    await (await stream).close()
+    cancelled = await there.daemon.expect("cancel_run")
+    assert cancelled.lease.job_id == offer.lease.job_id
+
+
+async def test_repeat_of_openais_client_joins_the_job_of_its_first_attempt(there: Scene) -> None:
+    body = {"model": MODEL, "messages": HELLO}
+    headers = {"authorization": f"Bearer {there.renter.key}"}
+    first = asyncio.create_task(there.http.post("/v1/chat/completions", json=body, headers=headers))
+    offer = await there.daemon.expect("job_offer")
+    first.cancel()
+    again = asyncio.create_task(
+        there.http.post("/v1/chat/completions", json=body, headers=headers | {"x-stainless-retry-count": "1"})
+    )
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, b"once")
+    await asyncio.sleep(2)  # longer than a job waits whose client is gone
+    await there.daemon.finished(offer.lease, seconds=1, last_output_seq=1)
+    answer = await again
+    assert answer.headers["x-request-id"] == offer.lease.job_id
+    assert answer.json()["choices"][0]["message"]["content"] == "once"
