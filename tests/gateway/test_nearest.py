@@ -67,7 +67,7 @@ async def test_an_unknown_path_names_the_nearest_route(
 
 
 @pytest.mark.parametrize(
-    "path", ["/v2/chat/completions", "/wp-login.php", "/" + "a/" * 5000, "/api/x%0d%0a", "/\u202e"]
+    "path", ["/v9/other/things", "/wp-login.php", "/" + "a/" * 5000, "/api/x%0d%0a", "/\u202e"]
 )
 async def test_a_path_like_no_other_is_only_refused(gateway: httpx.AsyncClient, path: str) -> None:
     answer = await gateway.get(path)
