@@ -37,8 +37,6 @@ from gateway.routes import call_metadata, refused
 
 log = logging.getLogger(__name__)
 
-BODY_BYTES = 32 << 20
-"""Conversations carry whole files; no field of a job is that long, but what is around them may be."""
 START_WITHIN_SECONDS = 60
 """Who waits at a connection does not want to wait for ten minutes."""
 RESUME_SECONDS = 30.0
@@ -71,7 +69,7 @@ class ChatCompletions:
     name = "ChatCompletions"
 
     def __init__(self, channel: Channel, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        self._load = BodyReader(BodyLimit(BODY_BYTES, BODY_BYTES))
+        self._load = BodyReader(BodyLimit.of(jobs_pb2.SubmitJobRequest.DESCRIPTOR))
         self._jobs = Jobs(channel, deadline_seconds)
         self._repeats = Repeats()
         self._readers: Counter[str] = Counter()
@@ -121,6 +119,8 @@ class ChatCompletions:
         """Cancels a job that has not ended when its last reader is gone, unless a repeat comes at once."""
         self._readers[job_id] -= 1
         try:
+            if watched.has_ended and watched.job is None:
+                self._repeats.forget(digest)  # a repeat is a new attempt
             if watched.has_ended or self._readers[job_id]:
                 return
             if not watched.has_failed:

@@ -230,6 +230,16 @@ async def test_failure_before_the_first_text_is_an_error_with_its_status(there: 
         assert error.value.code == "context_length_exceeded"
 
 
+async def test_repeat_of_a_request_whose_job_failed_is_a_new_job(there: Scene) -> None:
+    asking = asyncio.create_task(there.client(retries=1).chat.completions.create(model=MODEL, messages=HELLO))
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.fails(offer, jobs_pb2.FAILURE_REASON_ENGINE_FAILED)
+    again = await there.answers("second")
+    assert (await asking).choices[0].message.content == "second"
+    assert again.lease.job_id != offer.lease.job_id
+
+
 async def test_answer_that_breaks_after_its_first_text_never_looks_whole(there: Scene) -> None:
     stream = asyncio.create_task(
         there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
