@@ -67,7 +67,10 @@ async def test_model_has_the_fields_that_routers_and_openai_clients_read(any_mar
             image="0",
             input_cache_read="0.00000004",
         ),
-        supported_sampling_parameters=["temperature", "max_tokens"],
+        supported_sampling_parameters=[
+            *("temperature", "top_p", "max_tokens", "stop", "seed"),
+            *("presence_penalty", "frequency_penalty", "response_format"),
+        ],
     )
 
 
