@@ -30,7 +30,7 @@ from gateway.limits import EVENT_COMMENT_SECONDS, EVENT_RETRY_MILLISECONDS
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
-_COMMENT = b":\n\n"
+COMMENT = b":\n\n"
 HEADERS = [
     (b"content-type", MEDIA_TYPE.encode()),
     (b"cache-control", b"no-store"),
@@ -49,7 +49,7 @@ def event_writer(message: Descriptor, id_field: str) -> Callable[[Any], bytes]:
     def write(answer: Any) -> bytes:
         name = answer.WhichOneof(oneof) if oneof else ""
         if name is None:
-            return _COMMENT
+            return COMMENT
         data = parts[name](getattr(answer, name)) if name else whole(answer)
         return event(name, data, getattr(answer, id_field) if id_field else "")
 
@@ -114,7 +114,7 @@ class EventRelay:
                     (reading, gone), timeout=EVENT_COMMENT_SECONDS, return_when="FIRST_COMPLETED"
                 )
                 if not reading.done():
-                    await send_part(send, _COMMENT)
+                    await send_part(send, COMMENT)
                     continue
                 message = reading.result()
                 if message is grpc.aio.EOF:
@@ -135,13 +135,19 @@ class EventRelay:
         """Says why, and breaks the connection: a program that reads to the end must see that it is none."""
         refusal = errors.from_rpc(error)
         log.debug("a stream of events ended: request_id=%s code=%s", scope["request_id"], refusal.code)
-        await send_part(send, event("error", orjson.Fragment(refusal.body(scope["request_id"]))))
-        if CUT not in scope:
-            raise BrokenOffError("the stream of events was broken off")
-        scope[CUT]()
-        await gone
+        body = orjson.Fragment(refusal.body(scope["request_id"]))
+        await break_off(scope, send, gone, event("error", body))
 
 
 async def send_part(send: Send, data: bytes) -> None:
     """Sends bytes when the reader has taken most of those before."""
     await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def break_off(scope: Scope, send: Send, gone: asyncio.Task[None], last: bytes) -> None:
+    """Sends a last event and breaks the connection, so that the stream does not look whole."""
+    await send_part(send, last)
+    if CUT not in scope:
+        raise BrokenOffError("the stream of events was broken off")
+    scope[CUT]()
+    await gone

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import math
 import secrets
 import time
@@ -28,14 +27,12 @@ from gateway import credentials, errors
 from gateway.bodies import BodyLimit, BodyReader
 from gateway.channel import Channel
 from gateway.dialects import openai_chat as dialect
-from gateway.edge import CUT, IS_STREAM, respond
+from gateway.edge import IS_STREAM, respond
 from gateway.errors import ApiError
-from gateway.events import HEADERS, send_part
-from gateway.files import BrokenOffError, until_gone
+from gateway.events import COMMENT, HEADERS, break_off, send_part
+from gateway.files import until_gone
 from gateway.limits import DEADLINE_SECONDS, EVENT_COMMENT_SECONDS
-from gateway.routes import call_metadata, refused
-
-log = logging.getLogger(__name__)
+from gateway.routes import call_metadata, refused, rpc
 
 START_WITHIN_SECONDS = 60
 """Who waits at a connection does not want to wait for ten minutes."""
@@ -50,7 +47,6 @@ REPEAT_SECONDS = 600.0
 DEFAULT_MAX_TOKENS = 4096
 """Where no context is known."""
 _RETRIES = b"x-stainless-retry-count"
-_COMMENT = b":\n\n"
 _FAILURES: dict[int, tuple[str, int]] = {
     jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG: ("PROMPT_TOO_LONG", 400),
     jobs_pb2.FAILURE_REASON_BAD_PARAMS: ("BAD_PARAMS", 400),
@@ -134,7 +130,7 @@ class ChatCompletions:
 
 
 async def _whole(
-    scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: dialect.Answer
+    _scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: dialect.Answer
 ) -> None:
     texts: list[str] = []
     while (text := await watched.text(gone)) is not None:
@@ -155,17 +151,13 @@ async def _stream(
     await send_part(send, answer.begin())
     try:
         while text is not None:
-            await send_part(send, answer.more(text) if text else _COMMENT)
+            await send_part(send, answer.more(text) if text else COMMENT)
             text = await watched.text(gone, EVENT_COMMENT_SECONDS)
         if watched.job is not None:
             await send({"type": "http.response.body", "body": answer.end(watched.job)})
     except ApiError as error:
-        # Clients take a stream that merely stops for a whole one, so it is cut too.
-        await send_part(send, dialect.error_event(error, scope["request_id"]))
-        if CUT not in scope:
-            raise BrokenOffError("the answer was broken off") from None
-        scope[CUT]()
-        await gone
+        # Clients take a stream that merely stops for a whole one.
+        await break_off(scope, send, gone, dialect.error_event(error, scope["request_id"]))
 
 
 class Watched:
@@ -267,27 +259,12 @@ class Jobs:
 
     def __init__(self, channel: Channel, deadline_seconds: float) -> None:
         self._deadline_seconds = deadline_seconds
-        service = "/dcp.v1.JobService/"
-        self._submit = channel.unary_unary(
-            f"{service}SubmitJob",
-            request_serializer=jobs_pb2.SubmitJobRequest.SerializeToString,
-            response_deserializer=jobs_pb2.SubmitJobResponse.FromString,
-        )
-        self._cancel = channel.unary_unary(
-            f"{service}CancelJob",
-            request_serializer=jobs_pb2.CancelJobRequest.SerializeToString,
-            response_deserializer=jobs_pb2.CancelJobResponse.FromString,
-        )
-        self._watch = channel.unary_stream(
-            f"{service}WatchJob",
-            request_serializer=jobs_pb2.WatchJobRequest.SerializeToString,
-            response_deserializer=jobs_pb2.WatchJobResponse.FromString,
-        )
-        self._list = channel.unary_unary(
-            "/dcp.v1.ModelService/ListModels",
-            request_serializer=models_pb2.ListModelsRequest.SerializeToString,
-            response_deserializer=models_pb2.ListModelsResponse.FromString,
-        )
+        jobs = jobs_pb2.DESCRIPTOR.services_by_name["JobService"].methods_by_name
+        models = models_pb2.DESCRIPTOR.services_by_name["ModelService"].methods_by_name
+        self._submit = rpc(channel, jobs["SubmitJob"])
+        self._cancel = rpc(channel, jobs["CancelJob"])
+        self._watch = rpc(channel, jobs["WatchJob"])
+        self._list = rpc(channel, models["ListModels"])
         self._models: dict[str, int | None] = {}
         self._read_at = -math.inf
         self._listing = asyncio.Lock()

@@ -232,11 +232,7 @@ class Endpoint:
         self.name = method.full_name
         self._deadline_seconds = deadline_seconds
         self._request_class = GetMessageClass(method.input_type)
-        self._call = channel.unary_unary(
-            f"/{method.containing_service.full_name}/{method.name}",
-            request_serializer=self._request_class.SerializeToString,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )
+        self._call = rpc(channel, method)
         self._read = _RequestReader(binding)
         self._answer = _Answer(binding)
 
@@ -261,11 +257,7 @@ class StreamEndpoint:
         method = binding.method
         self.name = method.full_name
         self._request_class = GetMessageClass(method.input_type)
-        self._call = channel.unary_stream(
-            f"/{method.containing_service.full_name}/{method.name}",
-            request_serializer=self._request_class.SerializeToString,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )
+        self._call = rpc(channel, method)
         self._read = _RequestReader(binding)
         self._relay: FileRelay | EventRelay
         if binding.is_events:
@@ -283,6 +275,16 @@ class StreamEndpoint:
             raise refused(error, self.name, scope["request_id"]) from None
         finally:
             call.cancel()
+
+
+def rpc(channel: Channel, method: MethodDescriptor) -> Any:
+    """What calls an RPC, which takes one request, over the channel."""
+    call = channel.unary_stream if method.server_streaming else channel.unary_unary
+    return call(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
 
 
 def call_metadata(scope: Scope, credential: str | None) -> list[tuple[str, str]]:

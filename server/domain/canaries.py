@@ -221,10 +221,13 @@ def to_ask(asked: int) -> int:
 class Measured:
     """How fast a provider answered a question of the market, by the server's clock."""
 
-    tokens_per_second: float
-    """From the start of the run to its end."""
+    tokens_per_second: float | None
+    """From the start of the run to its end; None if none was measured."""
     first_token_ms: int | None
     """From the offer to the first output, so loading the model is in it; None if it was not noted."""
+
+
+NOT_MEASURED = Measured(None, None)
 
 
 def speed(job: Job) -> float | None:

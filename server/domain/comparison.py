@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server.domain.canaries import Measured
+from server.domain.canaries import NOT_MEASURED, Measured
 from server.domain.errors import no_page
 from server.domain.jobs import JobType
 from server.domain.pricing import Price, TimePrice, TokenPrice
@@ -77,22 +77,12 @@ class Figures:
 
     price: Price | None = None
     """Of the wanted job type and model; None if the provider does not run it."""
-    measured: Measured | None = None
+    measured: Measured = NOT_MEASURED
     """With the wanted model."""
     reliability: float = 0.0
     """The lower bound."""
     vram_mib: int | None = None
     """Available to jobs."""
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """As measured."""
-        return self.measured.tokens_per_second if self.measured else None
-
-    @property
-    def first_token_ms(self) -> int | None:
-        """As measured."""
-        return self.measured.first_token_ms if self.measured else None
 
     def fits(self, wanted: Wanted) -> bool:
         """Whether a provider with these figures is listed."""
@@ -101,8 +91,8 @@ class Figures:
         return (
             _at_most(hour, wanted.max_micros_per_hour)
             and _at_most(output, wanted.max_micros_for_output)
-            and _at_least(self.tokens_per_second, wanted.min_tokens_per_second)
-            and _at_most(self.first_token_ms, wanted.max_first_token_ms)
+            and _at_least(self.measured.tokens_per_second, wanted.min_tokens_per_second)
+            and _at_most(self.measured.first_token_ms, wanted.max_first_token_ms)
             and _at_least(self.reliability, wanted.min_reliability)
         )
 
@@ -114,9 +104,9 @@ class Figures:
             case Sort.PRICE:
                 return _price_key(self.price)
             case Sort.TOKENS_PER_SECOND:
-                return _highest_first(self.tokens_per_second)
+                return _highest_first(self.measured.tokens_per_second)
             case Sort.FIRST_TOKEN:
-                return _UNKNOWN if self.first_token_ms is None else (self.first_token_ms,)
+                return _lowest_first(self.measured.first_token_ms)
             case Sort.RELIABILITY:
                 return _highest_first(self.reliability)
             case Sort.VRAM:
@@ -129,6 +119,10 @@ def _at_most(value: int | None, most: int | None) -> bool:
 
 def _at_least(value: float | None, least: float | None) -> bool:
     return least is None or (value is not None and value >= least)
+
+
+def _lowest_first(value: float | None) -> Key:
+    return _UNKNOWN if value is None else (value,)
 
 
 def _highest_first(value: float | None) -> Key:

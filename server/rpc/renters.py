@@ -163,8 +163,8 @@ def _available(offering: Offering) -> pb.AvailableProvider:
                 job_type=convert.job_type_number(offered.kind),
                 model=offered.model,
                 price=convert.price(offered.price),
-                tokens_per_second=offered.measured.tokens_per_second if offered.measured else None,
-                first_token_ms=offered.measured.first_token_ms if offered.measured else None,
+                tokens_per_second=offered.measured.tokens_per_second,
+                first_token_ms=offered.measured.first_token_ms,
             )
             for offered in offering.prices
         ],

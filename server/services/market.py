@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
-from server.domain.canaries import Measured
+from server.domain.canaries import NOT_MEASURED, Measured
 from server.domain.comparison import Figures, Place, Sort, Wanted, place_of
 from server.domain.errors import no_page
 from server.domain.gpu_models import is_known, nearest_models
@@ -45,7 +45,7 @@ class Offered:
     kind: JobType
     model: str | None
     price: Price
-    measured: Measured | None = None
+    measured: Measured = NOT_MEASURED
     """By the market's own checks."""
 
 
@@ -145,7 +145,9 @@ class Market:
                 row,
                 models[row.id],
                 own[row.id],
-                _offered(row, models[row.id], own[row.id].prices, card, model, measured.get(row.id)),
+                _offered(
+                    row, models[row.id], own[row.id].prices, card, model, measured.get(row.id, NOT_MEASURED)
+                ),
                 known[row.id],
                 granted.get(row.id),
                 now_ms,
@@ -256,7 +258,7 @@ def _figures(filters: Filters, wanted: Wanted, now_ms: int) -> dict[int, Figures
         its = own.get(row.id, NO_TERMS)
         found[row.id] = Figures(
             _price(row, its.prices, card, wanted) if wanted.asks_price else None,
-            measured.get(row.id),
+            measured.get(row.id, NOT_MEASURED),
             lower.get(row.id, 0.0),
             vram_for_jobs_mib(row.gpu_vram_mib, its.settings.vram_reserve_mib),
         )
@@ -275,7 +277,7 @@ def _offered(
     own: Prices,
     card: Prices,
     model: str | None,
-    measured: Measured | None,
+    measured: Measured,
 ) -> tuple[Offered, ...]:
     """The prices by job type, and of each model with one by tokens; what was measured is with one model."""
     is_verified, kinds = row.verdict is Verdict.VERIFIED, sorted(row.job_types or RUN)
@@ -294,7 +296,7 @@ def _offered(
                 JobType.LLM_INFERENCE,
                 name,
                 price(JobType.LLM_INFERENCE, name),
-                measured if name == model else None,
+                measured if name == model else NOT_MEASURED,
             )
             for name in names
         ),

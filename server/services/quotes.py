@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import quotes as rules
-from server.domain.canaries import Measured
+from server.domain.canaries import NOT_MEASURED, Measured
 from server.domain.holds import Reservation, reserve
 from server.domain.jobs import NEED_IMAGE, JobRequest
 from server.domain.placement import Candidate, Wants, can_run, rank, wants_for
@@ -33,7 +33,7 @@ class Offer:
     price: Price
     hold_micros: int
     likely_micros: int | None
-    measured: Measured | None
+    measured: Measured
     """By the market's own checks."""
 
 
@@ -85,9 +85,10 @@ class Quotes:
             context = self._jobs.longest_context(price, request)
             platform = price if request.provider_id is None else price_of(replace(request, provider_id=None))
             offers = tuple(
-                _offer(each, limited, platform, past, measured.get(each.provider_id)) for each in able[:SHOWN]
+                _offer(each, limited, platform, past, measured.get(each.provider_id, NOT_MEASURED))
+                for each in able[:SHOWN]
             )
-            speed = _speed(measured.get(ids[0]) if ids else None)
+            speed = measured.get(ids[0], NOT_MEASURED).tokens_per_second if ids else None
             expires_ms = now_ms + rules.VALID_MS
             return Quoted(
                 Quote(renter_id, request.digest, price, expires_ms).sign(key),
@@ -121,7 +122,7 @@ def _offer(
     request: JobRequest,
     platform: Price,
     past: Sequence[PastRun],
-    measured: Measured | None,
+    measured: Measured,
 ) -> Offer:
     own = candidate.own_prices.of(request.job_type, request.model, candidate.gpu_model)
     # A job in a container that names its provider may have the price of its GPU.
@@ -129,9 +130,5 @@ def _offer(
     price = price_of(named) if request.job_type in NEED_IMAGE else own or platform
     contexts = [model.context_tokens for model in candidate.models if model.name == request.model]
     hold = reserve(price, named, max(contexts, default=0)).hold_micros
-    likely = rules.likely_micros(price, named, past, _speed(measured))
+    likely = rules.likely_micros(price, named, past, measured.tokens_per_second)
     return Offer(candidate, price, hold, likely, measured)
-
-
-def _speed(measured: Measured | None) -> float | None:
-    return measured.tokens_per_second if measured else None

@@ -102,8 +102,7 @@ def commitments(provider_id: int) -> Commitments:
 
 def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:
     """The terms of each of these providers."""
-    query = ProviderTerms.select().where(ProviderTerms.provider_id.in_(list(provider_ids)))
-    return dict.fromkeys(provider_ids, NO_TERMS) | {row.provider_id: _terms(row) for row in query}
+    return dict.fromkeys(provider_ids, NO_TERMS) | of_many(provider_ids)
 
 
 def of_many(provider_ids: Sequence[int]) -> dict[int, Terms]:
