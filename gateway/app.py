@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.channel import Channel
 from gateway.config import Address
+from gateway.doors import doors
 from gateway.edge import Edge, refuse_unrouted
-from gateway.inference import ChatCompletions
 from gateway.limits import DEADLINE_SECONDS
 from gateway.readiness import Readiness, healthz
 from gateway.routes import Resource, api_routes, discover, run_route
@@ -68,8 +68,7 @@ def build_app(
     address that the pages tell providers.
     """
     files = discover() if files is None else files
-    chat = {"/v1/chat/completions": ChatCompletions(channel, deadline_seconds)}
-    app = Application(api_routes(channel, files, deadline_seconds, chat))
+    app = Application(api_routes(channel, files, deadline_seconds, doors(channel, deadline_seconds)))
     app.router.routes.extend(page_routes(files, daemon_server))
     app.add_route("/healthz", healthz)
     app.add_route("/readyz", Readiness(channel).readyz)

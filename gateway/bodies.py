@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import orjson
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from gateway.edge import body_too_large, read_body
 from gateway.errors import ApiError
@@ -74,8 +75,10 @@ def _sizes(
 class BodyReader:
     """Reads the JSON object in a request's body."""
 
-    def __init__(self, limit: BodyLimit) -> None:
+    def __init__(self, limit: BodyLimit, *, refuses_repeats: bool = True) -> None:
+        """``refuses_repeats``: a key that stands twice in an object is an error; else the last one counts."""
         self._limit = limit
+        self._refuses_repeats = refuses_repeats
 
     async def __call__(self, headers: RawHeaders, receive: Receive) -> Values:
         """The object; an empty body is an empty object. Raises ApiError or ClientGoneError."""
@@ -93,7 +96,8 @@ class BodyReader:
             raise ApiError(
                 "BODY_TOO_LARGE", "The body has more values than a request of this route can have."
             )
-        return parse_object(body, given.get(b"content-type", b"").decode("latin-1"))
+        media_type = given.get(b"content-type", b"").decode("latin-1")
+        return parse_object(body, media_type, refuses_repeats=self._refuses_repeats)
 
     def _unpacked(self, body: bytes) -> bytes:
         """The body without its compression. Unpacking stops at the limit, whatever the rest would become."""
@@ -109,10 +113,42 @@ class BodyReader:
         return whole
 
 
+class Room:
+    """The memory for long bodies, all of them together: whoever comes when it is full comes again later."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._taken = 0
+
+    @contextmanager
+    def counted(self, receive: Receive) -> Iterator[Receive]:
+        """What receives a body, counted until the caller is done with it. Raises ApiError when it is full."""
+        taken = 0
+
+        async def counting() -> Message:
+            nonlocal taken
+            message = await receive()
+            size = len(message.get("body", b""))
+            if self._taken + size > self._most_bytes:
+                raise ApiError(
+                    "OVERLOADED",
+                    "Too many long requests arrive at once; repeat it in a moment.",
+                    http_status=429,
+                )
+            taken += size
+            self._taken += size
+            return message
+
+        try:
+            yield counting
+        finally:
+            self._taken -= taken
+
+
 _READ_HEADERS = frozenset((b"content-encoding", b"content-type"))
 
 
-def parse_object(body: bytes, media_type: str = "") -> Values:
+def parse_object(body: bytes, media_type: str = "", *, refuses_repeats: bool = True) -> Values:
     """Parses the body as a JSON object; an empty body is an empty object. Raises ApiError.
 
     ``media_type`` is used only to say what a body is that is not JSON.
@@ -126,7 +162,8 @@ def parse_object(body: bytes, media_type: str = "") -> Values:
         raise _not_json(body, media_type, error.msg) from None
     if type(value) is not dict:
         raise ApiError("MALFORMED_JSON", "The body must be a JSON object.")
-    _refuse_repeated_keys(body)
+    if refuses_repeats:
+        _refuse_repeated_keys(body)
     return value
 
 

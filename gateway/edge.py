@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import addresses
 from common.addresses import Address, Network
+from gateway.dialects.refusals import refusal
 from gateway.errors import ApiError
 from gateway.limits import LEAST_BODY_LIMIT, MAX_HEAD_BYTES, MAX_HEADERS
 from gateway.nearest import nearest_path
@@ -76,7 +77,7 @@ class Edge:
                 _log_fault(fault, scope)
             if started:
                 raise
-            await respond(send_dressed, error.status, error.body(request_id), error.headers)
+            await respond(send_dressed, *refusal(scope["path"], error, scope["request_id"]))
 
 
 class Forwarded:

@@ -13,39 +13,38 @@ import math
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 import orjson
-from dcp.v1 import jobs_pb2, models_pb2
+from dcp.v1 import chats_pb2, jobs_pb2, models_pb2
 from starlette.types import Receive, Scope, Send
 
 from common.nearest import did_you_mean
 from gateway import credentials, errors
-from gateway.bodies import BodyLimit, BodyReader
+from gateway.bodies import BodyLimit, BodyReader, Room, Values
 from gateway.channel import Channel
-from gateway.dialects import openai_chat as dialect
+from gateway.dialects import Answer, Asked, Dialect, Head, anthropic_messages
+from gateway.dialects.chunks import Gathered, Reader
 from gateway.edge import IS_STREAM, respond
 from gateway.errors import ApiError
-from gateway.events import COMMENT, HEADERS, break_off, send_part
+from gateway.events import HEADERS, break_off, send_part
 from gateway.files import until_gone
-from gateway.limits import DEADLINE_SECONDS, EVENT_COMMENT_SECONDS
+from gateway.lengths import Lengths
+from gateway.limits import EVENT_COMMENT_SECONDS
 from gateway.routes import call_metadata, refused, rpc
 
-START_WITHIN_SECONDS = 60
-"""Who waits at a connection does not want to wait for ten minutes."""
 RESUME_SECONDS = 30.0
 """How long the server may be away while an answer is relayed."""
-MODELS_SECONDS = 10.0
 REJOIN_SECONDS = 1.5
 """How long a job whose client is gone waits for a repeat of the request before it is cancelled."""
 REPEATS = 10_000
 """Requests that are remembered, so that a repeat of one joins its job."""
 REPEAT_SECONDS = 600.0
-DEFAULT_MAX_TOKENS = 4096
-"""Where no context is known."""
+MAX_BODY_BYTES = 32 << 20
+"""Pictures travel in requests."""
 _RETRIES = b"x-stainless-retry-count"
 _FAILURES: dict[int, tuple[str, int]] = {
     jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG: ("PROMPT_TOO_LONG", 400),
@@ -57,111 +56,131 @@ _FAILURES: dict[int, tuple[str, int]] = {
     jobs_pb2.FAILURE_REASON_CANCELLED: ("JOB_CANCELLED", 410),
     jobs_pb2.FAILURE_REASON_DURATION_LIMIT: ("DURATION_LIMIT", 504),
 }
+MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES
+"""Of all requests that are read or submitted now."""
+_load = BodyReader(BodyLimit(MAX_BODY_BYTES, MAX_BODY_BYTES // 32), refuses_repeats=False)
+_room = Room(MAX_BODIES_BYTES)
 
 
-class ChatCompletions:
-    """`POST /v1/chat/completions`."""
+class Inference:
+    """A path of `/v1` that takes requests in one dialect."""
 
-    name = "ChatCompletions"
-
-    def __init__(self, channel: Channel, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        self._load = BodyReader(BodyLimit.of(jobs_pb2.SubmitJobRequest.DESCRIPTOR))
-        self._jobs = Jobs(channel, deadline_seconds)
-        self._repeats = Repeats()
-        self._readers: Counter[str] = Counter()
+    def __init__(self, dialect: Dialect, jobs: Jobs, repeats: Repeats) -> None:
+        self.name = type(dialect).__name__
+        self._dialect = dialect
+        self._jobs = jobs
+        self._repeats = repeats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request. Errors before the first byte are responses in the form of the API."""
-        try:
-            await self._serve(scope, receive, send)
-        except ApiError as error:
-            body = dialect.error_body(error, scope["request_id"])
-            await respond(send, dialect.status_of(error), body, dialect.error_headers(error))
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._load(scope["headers"], receive)
-        credential = credentials.take(scope["headers"], {}, {})
-        metadata = call_metadata(scope, credential)
-        asked = dialect.read(body)
-        models = await self._jobs.models(metadata)
-        context = models.get(asked.model.strip())
-        most = asked.max_tokens or context or DEFAULT_MAX_TOKENS
-        params = {**asked.params, "max_tokens": most, "up_to_context": asked.max_tokens is None}
-        digest = hashlib.sha256((credential or "").encode() + b"\0" + orjson.dumps(body)).digest()
-        key = self._repeats.key(scope["headers"], digest)
-        try:
-            job_id = await self._jobs.submit(params, key, metadata)
-        except ApiError as error:
-            if error.code == "MODEL_NOT_SERVED":
-                meant = did_you_mean(asked.model, models, "see /v1/models.")
-                raise ApiError(error.code, f"{error.text} {meant}", field="model") from None
-            raise
-        scope["request_id"] = job_id
-        answer = dialect.Answer(
-            job_id, asked.model, int(time.time()), asked.includes_usage, most, context or 0
-        )
+        """Serves one request. Raises ApiError before the first byte."""
+        async with request_of(scope, receive) as (credential, body):
+            metadata = call_metadata(scope, credential)
+            asked = self._dialect.read(body)
+            digest = hashlib.sha256(orjson.dumps([self.name, credential, body])).digest()
+            key = self._repeats.key(scope["headers"], digest)
+            submitted, size_bytes = await self._jobs.submit(asked, key, metadata)
+        job_id = scope["request_id"] = submitted.job.job_id
+        answer = asked.answer(Head(job_id, int(time.time()), submitted.max_tokens))
         gone = asyncio.create_task(until_gone(receive))
         watched = Watched(self._jobs, job_id, metadata)
-        self._readers[job_id] += 1
+        self._jobs.readers[job_id] += 1
         try:
-            relay = _stream if asked.is_stream else _whole
-            await relay(scope, send, gone, watched, answer)
+            if asked.is_stream:
+                await self._stream(scope, send, gone, watched, answer)
+            else:
+                await _whole(scope, send, gone, watched, answer)
         finally:
             gone.cancel()
             await watched.close()
+            if watched.job is not None:
+                self._jobs.lengths.note(asked.model, size_bytes, watched.job.usage.prompt_tokens)
             await self._leave(job_id, watched, digest, metadata)
+
+    async def _stream(
+        self, scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: Answer
+    ) -> None:
+        """A failure before the first chunk is a response with its status, unless that takes too long."""
+        chunks = await watched.chunks(gone, EVENT_COMMENT_SECONDS)
+        if chunks is None and watched.job is None:
+            return
+        scope[IS_STREAM] = True
+        # The name of it that Anthropic's clients read.
+        headers = [*HEADERS, (b"request-id", scope["request_id"].encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        told = answer.begin()
+        try:
+            while chunks is not None:
+                told += b"".join(map(answer.more, chunks)) if chunks else answer.ping()
+                if told:
+                    await send_part(send, told)
+                told = b""
+                chunks = await watched.chunks(gone, EVENT_COMMENT_SECONDS)
+            if watched.job is not None:
+                await send({"type": "http.response.body", "body": told + answer.end(watched.job)})
+        except ApiError as error:
+            # Clients take a stream that merely stops for a whole one.
+            await break_off(scope, send, gone, self._dialect.error_event(error, scope["request_id"]))
 
     async def _leave(self, job_id: str, watched: Watched, digest: bytes, metadata: Any) -> None:
         """Cancels a job that has not ended when its last reader is gone, unless a repeat comes at once."""
-        self._readers[job_id] -= 1
+        readers = self._jobs.readers
+        readers[job_id] -= 1
         try:
             if watched.has_ended and watched.job is None:
                 self._repeats.forget(digest)  # a repeat is a new attempt
-            if watched.has_ended or self._readers[job_id]:
+            if watched.has_ended or readers[job_id]:
                 return
             if not watched.has_failed:
                 await asyncio.sleep(REJOIN_SECONDS)
-            if not self._readers[job_id]:
+            if not readers[job_id]:
                 self._repeats.forget(digest)
                 await self._jobs.cancel(job_id, metadata)
         finally:
-            if not self._readers[job_id]:
-                del self._readers[job_id]
+            if not readers[job_id]:
+                del readers[job_id]
+
+
+class CountTokens:
+    """`POST /v1/messages/count_tokens`: an estimate, since no model server is asked."""
+
+    name = "CountTokens"
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises ApiError."""
+        async with request_of(scope, receive) as (_, body):
+            asked = anthropic_messages.counted(body)
+            tokens = self._jobs.lengths.estimate(asked.model, len(orjson.dumps(asked.chat)))
+        await respond(send, 200, anthropic_messages.count_body(tokens))
+
+
+@asynccontextmanager
+async def request_of(scope: Scope, receive: Receive) -> AsyncIterator[tuple[str, Values]]:
+    """The credential and the body of a request of `/v1`; its bytes count until the end. Raises ApiError."""
+    credential = credentials.take(scope["headers"], {}, {})
+    if credential is None:
+        # Before its body, which may be long.
+        raise ApiError("MISSING_CREDENTIAL", "Send a renter's key as `Authorization: Bearer KEY`.")
+    with _room.counted(receive) as counted:
+        yield credential, await _load(scope["headers"], counted)
 
 
 async def _whole(
-    _scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: dialect.Answer
+    scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: Answer
 ) -> None:
-    texts: list[str] = []
-    while (text := await watched.text(gone)) is not None:
-        texts.append(text)
+    gathered = Gathered()
+    while (chunks := await watched.chunks(gone)) is not None:
+        for chunk in chunks:
+            gathered.add(chunk)
     if watched.job is not None:
-        await respond(send, 200, answer.whole("".join(texts), watched.job))
-
-
-async def _stream(
-    scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: dialect.Answer
-) -> None:
-    """A failure before the first text is a response with its status, unless that takes too long."""
-    text = await watched.text(gone, EVENT_COMMENT_SECONDS)
-    if text is None and watched.job is None:
-        return
-    scope[IS_STREAM] = True
-    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-    await send_part(send, answer.begin())
-    try:
-        while text is not None:
-            await send_part(send, answer.more(text) if text else COMMENT)
-            text = await watched.text(gone, EVENT_COMMENT_SECONDS)
-        if watched.job is not None:
-            await send({"type": "http.response.body", "body": answer.end(watched.job)})
-    except ApiError as error:
-        # Clients take a stream that merely stops for a whole one.
-        await break_off(scope, send, gone, dialect.error_event(error, scope["request_id"]))
+        headers = [("request-id", scope["request_id"])]
+        await respond(send, 200, answer.whole(gathered.choices, watched.job), headers)
 
 
 class Watched:
-    """What a job writes, once and in order, whatever is restarted meanwhile."""
+    """What a chat's job writes, once and in order, whatever is restarted meanwhile."""
 
     def __init__(self, jobs: Jobs, job_id: str, metadata: Any) -> None:
         self.job: jobs_pb2.Job | None = None
@@ -175,11 +194,16 @@ class Watched:
         self._call: Any = None
         self._reading: asyncio.Task[Any] | None = None
         self._last_id = ""
-        self._has_text = False
+        self._reader = Reader()
+        self._line = ""
+        """The beginning of a line whose end did not come yet."""
+        self._has_begun = False
         self._away_since: float | None = None
 
-    async def text(self, gone: asyncio.Task[None], most_seconds: float = math.inf) -> str | None:
-        """The next text; empty if none came for so long; None at the end, or when the client is gone.
+    async def chunks(
+        self, gone: asyncio.Task[None], most_seconds: float = math.inf
+    ) -> Sequence[Values] | None:
+        """The next chunks; none if none came for so long; None at the end, or when the client is gone.
 
         Raises ApiError if the job gives no answer.
         """
@@ -187,22 +211,30 @@ class Watched:
         while not gone.done():
             left = until - time.monotonic()
             if left <= 0:
-                return ""
+                return ()
             event = await self._next(gone, left)
             if event is None:
                 continue
             self._last_id = event.id or self._last_id
             kind = event.WhichOneof("event")
-            if kind == "output" and event.output.text:
-                self._has_text = True
-                return str(event.output.text)
-            if kind == "attempt" and self._has_text:
-                self.has_failed = True
-                raise ApiError("UNAVAILABLE", "The provider was lost in the middle of the answer; ask again.")
+            if kind == "output" and (found := self._read(event.output.text)):
+                self._has_begun = True
+                return found
+            if kind == "attempt":
+                if self._has_begun:
+                    self.has_failed = True
+                    raise ApiError(
+                        "UNAVAILABLE", "The provider was lost in the middle of the answer; ask again."
+                    )
+                self._line, self._reader = "", Reader()
             if kind == "end":
                 self._end(event.end.job)
                 return None
         return None
+
+    def _read(self, text: str) -> Sequence[Values]:
+        *lines, self._line = (self._line + text).split("\n")
+        return [chunk for line in lines if (chunk := self._reader.read(line)) is not None]
 
     def _end(self, job: jobs_pb2.Job) -> None:
         self.has_ended = True
@@ -255,47 +287,56 @@ class Watched:
 
 
 class Jobs:
-    """The calls of the server that a request needs."""
+    """The calls of the server that a request needs, and who reads their answers."""
 
     def __init__(self, channel: Channel, deadline_seconds: float) -> None:
+        self.readers: Counter[str] = Counter()
+        """How many requests wait for the answer of each job."""
+        self.lengths = Lengths()
         self._deadline_seconds = deadline_seconds
-        jobs = jobs_pb2.DESCRIPTOR.services_by_name["JobService"].methods_by_name
-        models = models_pb2.DESCRIPTOR.services_by_name["ModelService"].methods_by_name
-        self._submit = rpc(channel, jobs["SubmitJob"])
-        self._cancel = rpc(channel, jobs["CancelJob"])
-        self._watch = rpc(channel, jobs["WatchJob"])
-        self._list = rpc(channel, models["ListModels"])
-        self._models: dict[str, int | None] = {}
-        self._read_at = -math.inf
-        self._listing = asyncio.Lock()
+        services = {
+            name: service.methods_by_name
+            for file in (chats_pb2, jobs_pb2, models_pb2)
+            for name, service in file.DESCRIPTOR.services_by_name.items()
+        }
+        self._submit = rpc(channel, services["ChatService"]["SubmitChat"])
+        self._cancel = rpc(channel, services["JobService"]["CancelJob"])
+        self._watch = rpc(channel, services["JobService"]["WatchJob"])
+        self._list = rpc(channel, services["ModelService"]["ListModels"])
 
-    async def models(self, metadata: Any) -> dict[str, int | None]:
-        """The models that are served now, each with its greatest answer in tokens."""
-        async with self._listing:
-            if time.monotonic() - self._read_at >= MODELS_SECONDS:
-                try:
-                    listed = await self._list(
-                        models_pb2.ListModelsRequest(), metadata=metadata, timeout=self._deadline_seconds
-                    )
-                except grpc.aio.AioRpcError as error:
-                    raise refused(error, "ListModels", "") from None
-                self._models = {model.id: model.max_output_length or None for model in listed.data}
-                self._read_at = time.monotonic()
-        return self._models
+    async def submit(self, asked: Asked, key: str, metadata: Any) -> tuple[chats_pb2.SubmitChatResponse, int]:
+        """Submits a conversation, which has so many bytes.
 
-    async def submit(self, params: dict[str, Any], key: str, metadata: Any) -> str:
-        """Submits the job; returns its id. Raises ApiError."""
-        request = jobs_pb2.SubmitJobRequest(
-            job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE,
-            params=jobs_pb2.JobParams(**params),
-            start_within_seconds=START_WITHIN_SECONDS,
+        Raises ApiError; of an unknown model it says which are like it.
+        """
+        text = orjson.dumps(asked.chat)
+        request = chats_pb2.SubmitChatRequest(
+            model=asked.model,
+            request=text,
+            max_tokens=asked.max_tokens,
+            cache_key=hashlib.sha256(asked.cache_key.encode()).hexdigest() if asked.cache_key else "",
             idempotency_key=key,
         )
         try:
             answer = await self._submit(request, metadata=metadata, timeout=self._deadline_seconds)
         except grpc.aio.AioRpcError as error:
-            raise refused(error, "SubmitJob", "") from None
-        return str(answer.job.job_id)
+            refusal = refused(error, "SubmitChat", "")
+            if refusal.code != "MODEL_NOT_SERVED":
+                raise refusal from None
+            names = [model.id for model in (await self.models(metadata)).data]
+            meant = did_you_mean(asked.model, names, "see /v1/models.")
+            raise ApiError(refusal.code, f"{refusal.text} {meant}", field="model") from None
+        return answer, len(text)
+
+    async def models(self, metadata: Any) -> models_pb2.ListModelsResponse:
+        """The models that are served now. Raises ApiError."""
+        request = models_pb2.ListModelsRequest()
+        try:
+            listed = await self._list(request, metadata=metadata, timeout=self._deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise refused(error, "ListModels", "") from None
+        models: models_pb2.ListModelsResponse = listed
+        return models
 
     def watch(self, job_id: str, last_id: str, metadata: Any) -> Any:
         """The events of a job after one of them."""

@@ -139,7 +139,10 @@ def comments() -> Mapping[str, str]:
     for file in descriptor_pb2.FileDescriptorSet.FromString(raw).file:
         for location in file.source_code_info.location:
             if location.leading_comments:
-                found[_full_name(file, location.path)] = location.leading_comments.strip()
+                lines = location.leading_comments.strip().splitlines()
+                found[_full_name(file, location.path)] = "\n".join(
+                    line for line in lines if not line.strip().startswith("buf:lint:")
+                ).strip()
     return found
 
 

@@ -20,6 +20,7 @@ from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
+from server.rpc.chats import ChatServicer
 from server.rpc.disputes import DisputeServicer
 from server.rpc.events import body_text
 from server.rpc.gpu_proofs import GpuProofServicer
@@ -50,8 +51,9 @@ from server.wiring import Services
 
 log = logging.getLogger(__name__)
 
-# More than the texts of any request can have in UTF-8 (`max_characters` in the protos).
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+# More than any request can have: a chat with pictures is the longest, and texts in UTF-8 have less
+# (`max_characters` in the protos).
+MAX_MESSAGE_BYTES = 36 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
 # Each of these prevents a known outage: see docs/internals.md, "gRPC settings".
 GRPC_OPTIONS = (
@@ -65,7 +67,7 @@ GRPC_OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # An output that is not UTF-8 can triple in size, since each invalid byte is replaced by three.
-    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", 2 * MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 10_000),
 )
@@ -78,6 +80,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         AccountServicer(services.accounts, services.standings),
         AdminServicer(services.dashboard, services.withdrawals, services.audit, services.discards),
         ArtifactServicer(services.artifacts),
+        ChatServicer(services.chats),
         DisputeServicer(services.disputes),
         GpuProofServicer(services.gpu_proofs),
         JobServicer(services.jobs, services.quotes, services.watches),

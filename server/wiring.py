@@ -20,6 +20,7 @@ from server.services.artifacts import Artifacts
 from server.services.bus import LocalBus
 from server.services.canaries import Canaries
 from server.services.catalogue import Catalogue
+from server.services.chats import Chats
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
@@ -118,6 +119,7 @@ class Services:
             config.storage_limits,
             needs_proof=sends_mail,
         )
+        self.chats = Chats(self.jobs, self.fleet)
         bus = LocalBus()
         database.announce = bus.publish
         self.watches = Watches(database, bus, clock)

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from daemon.foreign import documents
+from common import documents
 
 logger = logging.getLogger(__name__)
 

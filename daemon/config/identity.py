@@ -12,9 +12,9 @@ import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from common import documents
 from daemon.config.characters import described, fault_at
 from daemon.config.encoding import EncodingError, decoded
-from daemon.foreign import documents
 from daemon.machine import durable
 
 _FILE_NAME = "identity.json"

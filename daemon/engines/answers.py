@@ -19,7 +19,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.engines import chat, refusals
 from daemon.engines.refusals import ServerBusyError
 from daemon.foreign import http
-from daemon.runners import Logprobs, Piece
+from daemon.runners import Chunk, Logprobs, Piece
 
 MAX_PAUSE_SECONDS = 10.0
 NO_ENDS = ("", "error", "abort")
@@ -53,16 +53,16 @@ async def answer(
     `served_name` is the model's name at the server; `context_tokens` 0: not known.
     Raises EngineError; one with ENGINE_FAILED means that the server cannot be trusted on.
     """
-    may_be_cut = offer.params.up_to_context
-    counted = _Answer(chat.max_tokens(offer.params), context_tokens, monotonic, may_be_cut=may_be_cut)
-    wants_logprobs = chat.is_repeatable(offer.params)
+    body = chat.request_body(offer) | {"model": served_name}
+    counted = _Answer(body, context_tokens, monotonic, is_chat=bool(offer.chat_request))
+    wants_logprobs = chat.is_repeatable(body)
     wait = Wait(offer, patience)
     while not counted.is_over:
         try:
-            body = chat.request_body(offer.params, wants_logprobs=wants_logprobs) | {"model": served_name}
-            async with aclosing(_events(client, path, body, wait, patience)) as events:
+            asked = chat.with_logprobs(body) if wants_logprobs else body
+            async with aclosing(_events(client, path, asked, wait, patience)) as events:
                 async for event in events:
-                    if piece := counted.take(event):
+                    if (piece := counted.take(event)) is not None:
                         yield piece
             counted.check()
         except ServerBusyError as busy:
@@ -151,19 +151,21 @@ class _Answer:
 
     def __init__(
         self,
-        max_tokens: int,
+        body: dict[str, Any],
         context_tokens: int,
         monotonic: Callable[[], float],
         *,
-        may_be_cut: bool = False,
+        is_chat: bool,
     ) -> None:
+        """`body`: the request; `is_chat`: who asked gets the server's chunks, whatever they say."""
         self.is_over = False
         """It is whole."""
-        self._max_tokens = max_tokens
+        self._max_tokens = body["max_tokens"] * chat.choices(body)
         # A token may come in several pieces where it ends inside a character.
-        self._most_pieces = 4 * max_tokens + 64
+        self._most_pieces = 4 * self._max_tokens + 64
         self._context_tokens = context_tokens
-        self._may_be_cut = may_be_cut
+        self._is_chat = is_chat
+        self._shows_logprobs = bool(body.get("logprobs"))
         self._monotonic = monotonic
         self._began_at = monotonic()
         self._first_at: float | None = None
@@ -183,8 +185,8 @@ class _Answer:
         """The model has written or thought something."""
         return self._pieces > 0
 
-    def take(self, event: dict[str, Any]) -> str:
-        """Notes one event; returns its text, often empty."""
+    def take(self, event: dict[str, Any]) -> Piece | None:
+        """Notes one event; returns what is told of it."""
         if (error := refusals.error_of_event(event)) is not None:
             if error.status in refusals.BUSY and error.fault is not refusals.Fault.PROMPT_TOO_LONG:
                 raise ServerBusyError
@@ -201,21 +203,27 @@ class _Answer:
         self._finish_reason = delta.finish_reason or self._finish_reason
         self._has_text |= bool(delta.text)
         self._has_thought |= delta.is_thought
-        if delta.text or delta.is_thought:
+        chunk = chat.chunk_of(event, with_logprobs=self._shows_logprobs) if self._is_chat else None
+        if delta.text or delta.is_thought or chunk is not None:
             self._note_piece()
-        return delta.text
+        if self._is_chat:
+            return Chunk(chunk) if chunk is not None else None
+        return delta.text or None
 
     def check(self) -> None:
         """Raises EngineError when the answer is not whole."""
         if self._finish_reason in NO_ENDS:
             raise refusals.engine_failed()
+        if self._is_chat:
+            self.is_over = True
+            return
         is_cut = self._finish_reason == "length"
         if not self._has_text and self._has_thought:
             raise refusals.no_answer(self._max_tokens)
         # The server stops at the end of the context as it does at the wanted
         # length; only the count shows that the answer was cut short.
         is_short = self._completion_tokens is not None and self._written < self._max_tokens
-        if is_cut and is_short and not self._may_be_cut:
+        if is_cut and is_short:
             raise refusals.prompt_too_long(self._context_tokens)
         if is_cut and not self._has_text:
             raise refusals.no_answer(self._max_tokens)

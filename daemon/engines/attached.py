@@ -17,13 +17,14 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from common import documents
+from common.documents import DocumentError
 from daemon.engines import LLM_INFERENCE, Engine, EngineError, NoChatError, chat, probes, refusals
 from daemon.engines.answers import Patience, Wait, answer
 from daemon.engines.names import Catalogue, catalogue
 from daemon.engines.native import Native
 from daemon.engines.refusals import ServerBusyError
-from daemon.foreign import documents, http
-from daemon.foreign.documents import DocumentError
+from daemon.foreign import http
 from daemon.machine.clock import Clock, SystemClock
 from daemon.runners import NOT_SOLD, Ability, Picture, Piece
 
@@ -193,7 +194,7 @@ class AttachedEngine(Engine):
         if offer.job_type == jobs_pb2.JOB_TYPE_IMAGE_GENERATION:
             _image_request(offer.params)
         else:
-            chat.request_body(offer.params)
+            chat.request_body(offer)
         await self._refresh_list()
         if offer.params.model not in self._models:
             raise refusals.engine_failed()

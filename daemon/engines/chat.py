@@ -13,14 +13,15 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from common import chats, documents
+from common.documents import DocumentError
 from daemon.engines import refusals
-from daemon.foreign import documents
-from daemon.foreign.documents import DocumentError
 from daemon.foreign.events import server_events
 
 DEFAULT_MAX_TOKENS = 256
 _ROLES = ("system", "user", "assistant")
-_SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+MAX_REQUEST_BYTES = 33_554_432
+"""The limit of `chat_request` in protos/dcp/v1/sessions.proto."""
 _END_OF_STREAM = "[DONE]"
 MAX_LIST_BYTES = 1024 * 1024
 MAX_LISTED = 10_000
@@ -32,38 +33,49 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Where servers put what a model thinks before it answers."""
 
 
-def request_body(params: jobs_pb2.JobParams, *, wants_logprobs: bool = False) -> dict[str, Any]:
+def request_body(offer: sessions_pb2.JobOffer) -> dict[str, Any]:
     """The body of a streaming chat request. Raises EngineError for parameters that make none."""
-    body: dict[str, Any] = {
+    params = offer.params
+    asked = _conversation(offer.chat_request) if offer.chat_request else _asked(params)
+    return asked | {
         "model": params.model,
-        "messages": _messages(params),
         "max_tokens": max_tokens(params),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    for name in _SAMPLING:
-        if params.HasField(name):  # type: ignore[arg-type]
-            body[name] = getattr(params, name)
-    if params.stop:
-        body["stop"] = list(params.stop)
-    if params.response_format:
-        body["response_format"] = _response_format(params.response_format)
-    if wants_logprobs:
-        # Where it is asked for no alternative, llama.cpp says nothing of the token itself either.
-        body |= {"logprobs": True, "top_logprobs": 1}
-    return body
 
 
-def _response_format(text: str) -> dict[str, Any]:
+def _asked(params: jobs_pb2.JobParams) -> dict[str, Any]:
+    body: dict[str, Any] = {"messages": _messages(params)}
+    return body | ({"temperature": params.temperature} if params.HasField("temperature") else {})
+
+
+def _conversation(text: bytes) -> dict[str, Any]:
+    """The request of a chat, without what would have the model server do more than the job pays for."""
     try:
-        return documents.parse_object(text)
+        request = documents.parse_object(text, MAX_REQUEST_BYTES)
     except DocumentError as error:
-        raise refusals.bad_params(f"params.response_format: {error}.") from None
+        raise refusals.bad_params(f"The conversation cannot be used: {error}.") from None
+    # The server has looked, too; but the network that an address would lead into is this machine's.
+    if away := chats.fetched(request):
+        raise refusals.bad_params(f"{away} must bring its data along; addresses are not fetched.")
+    return {name: value for name, value in request.items() if name in chats.PASSED}
 
 
-def is_repeatable(params: jobs_pb2.JobParams) -> bool:
+def with_logprobs(body: dict[str, Any]) -> dict[str, Any]:
+    """The same request, with how likely each token is."""
+    # Where it is asked for no alternative, llama.cpp says nothing of the token itself either.
+    return body | {"logprobs": True, "top_logprobs": max(1, body.get("top_logprobs") or 0)}
+
+
+def is_repeatable(body: dict[str, Any]) -> bool:
     """Whether the answer should be the same each time, so that its probabilities can be compared."""
-    return params.HasField("temperature") and params.temperature == 0
+    return body.get("temperature") == 0
+
+
+def choices(body: dict[str, Any]) -> int:
+    """How many answers a request asks for."""
+    return body.get("n") or 1
 
 
 def max_tokens(params: jobs_pb2.JobParams) -> int:
@@ -118,6 +130,24 @@ class Delta:
     """Of those of the prompt."""
     logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
     """Of the tokens of this event, where the server gives them."""
+
+
+def chunk_of(event: dict[str, Any], *, with_logprobs: bool) -> dict[str, Any] | None:
+    """What of an event the renter of a chat gets: its choices, if one of them says something."""
+    given = event.get("choices")
+    choices = (
+        [dict(choice) for choice in given if isinstance(choice, dict)] if isinstance(given, list) else []
+    )
+    for choice in choices:
+        if not with_logprobs:
+            choice.pop("logprobs", None)
+    return {"choices": choices} if any(map(_says_something, choices)) else None
+
+
+def _says_something(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta")
+    said = delta.items() if isinstance(delta, dict) else ()
+    return bool(choice.get("finish_reason")) or any(value for name, value in said if name != "role")
 
 
 def delta_of(event: dict[str, Any]) -> Delta:

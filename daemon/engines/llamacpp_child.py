@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Any
 
-from daemon.foreign import documents
+from common import documents
 
 _PR_SET_PDEATHSIG = 1
 

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from daemon.foreign import documents, http
+from common import documents
+from daemon.foreign import http
 from daemon.runners import Ability
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from daemon.foreign import documents, http
+from common import documents
+from daemon.foreign import http
 from daemon.runners import Ability
 
 PROBE_SECONDS = 120.0

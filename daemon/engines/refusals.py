@@ -14,8 +14,8 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2
 
+from common import documents
 from daemon.engines import EngineError, NoChatError
-from daemon.foreign import documents
 
 MAX_TEXT = 4096
 BUSY = (429, 503)

@@ -174,7 +174,7 @@ class ServedEngine(Engine, Generic[S]):
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the parameters and has a healthy server. Raises EngineError."""
-        chat.request_body(offer.params)
+        chat.request_body(offer)
         self._begin()
         try:
             await self._load()

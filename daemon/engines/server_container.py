@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import images
+from common import documents, images
 from daemon.engines import chat
 from daemon.engines import container_spec as spec
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
-from daemon.foreign import documents, http
+from daemon.foreign import http
 from daemon.runners import RunnerError
 from daemon.runners.choose import problem
 from daemon.runners.containers import keeper

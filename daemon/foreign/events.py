@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from daemon.foreign.documents import DocumentError
+from common.documents import DocumentError
 
 MAX_EVENT_BYTES = 1024 * 1024
 _LINE_END = re.compile(rb"\r\n|\n|\r")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcp.v1 import gpus_pb2
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine import durable
 
 logger = logging.getLogger(__name__)

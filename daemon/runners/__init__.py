@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
@@ -86,8 +86,15 @@ class Logprobs:
     tokens: tuple[sessions_pb2.TokenLogprob, ...]
 
 
-Piece = str | bytes | Picture | Log | WorkDone | Logprobs | jobs_pb2.Usage
-"""Output as text, bytes or one picture, log, what was left, what is known of tokens, or what was counted."""
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a chat's answer: what a model server's event says, as `choices`."""
+
+    values: dict[str, Any]
+
+
+Piece = str | bytes | Chunk | Picture | Log | WorkDone | Logprobs | jobs_pb2.Usage
+"""Output as text, bytes, chunks or one picture, log, what was left, what is known of tokens, or counts."""
 Pieces = AsyncGenerator[Piece, None]
 
 

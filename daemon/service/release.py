@@ -14,7 +14,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from daemon.foreign import documents
+from common import documents
 
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_WHEEL_BYTES = 256 * 1024 * 1024

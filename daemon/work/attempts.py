@@ -30,8 +30,9 @@ from daemon.protocol.events import (
     succeeded,
 )
 from daemon.protocol.records import MAX_OUTPUT_BYTES, Channel
-from daemon.runners import Log, Logprobs, Picture, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
+from daemon.runners import Chunk, Log, Logprobs, Picture, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.work.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
+from daemon.work.lines import Lines
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class Attempts:
         async with aclosing(pieces):
             async for piece in pieces:
                 match piece:
-                    case str() | bytes():
+                    case str() | bytes() | Chunk():
                         writer.write(Channel.OUTPUT, piece)
                     case Picture():
                         _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
@@ -283,6 +284,7 @@ class Batcher:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._lines = Lines()
         self._flushed_at: float | None = None
 
     @property
@@ -290,20 +292,23 @@ class Batcher:
         """Whether a chunk is due now, however soon it comes."""
         return len(self._buffer) >= FLUSH_BYTES
 
-    def add(self, piece: str | bytes) -> None:
+    def add(self, piece: str | bytes | Chunk) -> None:
         """Takes a piece."""
+        if isinstance(piece, Chunk):
+            self._buffer += self._lines.add(piece.values)
+            return
         # A lone surrogate cannot travel as UTF-8, and one must not end a job.
         self._buffer += piece.encode(errors="replace") if isinstance(piece, str) else piece
 
     def due_seconds(self, now: float) -> float | None:
         """How long what waits may still be gathered; 0 for the first chunk; None if nothing waits."""
-        if not self._buffer:
+        if not self._buffer and not self._lines.is_waiting:
             return None
         return 0.0 if self._flushed_at is None else max(0.0, self._flushed_at + FLUSH_SECONDS - now)
 
     def flush(self, now: float) -> bytes:
         """Everything that waits, as one chunk."""
-        chunk = bytes(self._buffer)
+        chunk = bytes(self._buffer + self._lines.rest())
         self._buffer.clear()
         self._flushed_at = now
         return chunk
@@ -319,7 +324,7 @@ class _Writer:
         self._batchers = {channel: Batcher() for channel in Channel}
         self._timers: dict[Channel, asyncio.TimerHandle] = {}
 
-    def write(self, channel: Channel, data: str | bytes) -> None:
+    def write(self, channel: Channel, data: str | bytes | Chunk) -> None:
         batcher = self._batchers[channel]
         batcher.add(data)
         if batcher.is_full:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine import durable
 from daemon.runners import Ability
 

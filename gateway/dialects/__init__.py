@@ -1,1 +1,91 @@
-"""The forms of other APIs, whose clients call `/v1`: requests, responses, errors. Pure, without I/O."""
+"""The forms of other APIs, whose clients call `/v1`: requests, responses, errors. Pure, without I/O.
+
+Each module is one dialect. It reads a request into the form of OpenAI's chat API, which model servers speak,
+and writes the answer, which comes as chunks of that API, in its own form. A dialect checks only what it must
+understand itself: the server checks the conversation, and errors name its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dcp.v1 import jobs_pb2
+
+from gateway.errors import ApiError
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of an answer before its first word."""
+
+    job_id: str
+    created: int
+    """In seconds since 1970."""
+    max_tokens: int
+    """The most tokens of one choice."""
+
+
+class Answer(Protocol):
+    """An answer, as it is told: `begin`, `more` for each chunk, `end`; or `whole`."""
+
+    def begin(self) -> bytes:
+        """The first events of a stream."""
+
+    def more(self, chunk: Values) -> bytes:
+        """The events for a chunk, as `chunks.read` gives it; often one, perhaps none."""
+
+    def ping(self) -> bytes:
+        """A sign of life, where nothing is to be told."""
+
+    def end(self, job: jobs_pb2.Job) -> bytes:
+        """The last events, with the counts that are billed, and the mark that the stream is whole."""
+
+    def whole(self, choices: Sequence[Values], job: jobs_pb2.Job) -> bytes:
+        """The answer in one piece, of choices as `chunks.Gathered` gives them."""
+
+
+class Asked(Protocol):
+    """A request as it was read."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model, as the client gave it."""
+
+    @property
+    def chat(self) -> Values:
+        """The request in the form of OpenAI's chat API; without its model, its most tokens and `stream`."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer is a stream of events."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens of one choice; None: as many as the context and the wallet allow."""
+
+    @property
+    def cache_key(self) -> str:
+        """What the client says that its conversation is known by; empty: nothing."""
+
+    def answer(self, head: Head) -> Answer:
+        """How the answer is told."""
+
+
+class Dialect(Protocol):
+    """One API: its requests and its errors."""
+
+    def read(self, body: Values) -> Asked:
+        """Reads a request. Raises INVALID_FIELD with the name of its field."""
+
+    def status_of(self, error: ApiError) -> int:
+        """The status that clients of this API expect for an error."""
+
+    def error_body(self, error: ApiError, request_id: str) -> bytes:
+        """The error as this API writes it."""
+
+    def error_event(self, error: ApiError, request_id: str) -> bytes:
+        """The error as an event of a stream that has begun; no mark of a whole stream may follow."""

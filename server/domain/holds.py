@@ -36,13 +36,13 @@ def reserve(price: Price, request: JobRequest, context_tokens: int = 0) -> Reser
         return Reservation(most, price.longest_ms(request.max_cost_halala))
     paid = tokens.paid(request.spec)
     if context_tokens:
-        paid = replace(paid, completion=min(paid.completion, context_tokens))
+        paid = replace(paid, completion=min(paid.completion, context_tokens * tokens.choices(request.spec)))
     hold = price.hold_micros(paid)
     if most is None or hold <= most:
         return Reservation(hold, request.duration_ms)
     longest = price.most_completion(paid.prompt, most)
-    if longest < 1:
-        least = price.hold_micros(Counts(paid.prompt, 1))
+    if longest < (choices := tokens.choices(request.spec)):
+        least = price.hold_micros(Counts(paid.prompt, choices))
         raise invalid_field(
             "max_cost_halala",
             f"is less than the prompt and one token can cost; set at least {halala_up(least)}, "

@@ -182,6 +182,10 @@ class JobRequest:
     wait_for_supply: bool = False
     quote_id: str | None = None
     """A quote whose price it shall have."""
+    fits_wallet: bool = False
+    """Whether it gets as much time or as many tokens as the wallet allows, where it asks for more."""
+    cache_key: str = ""
+    """What its conversation is known by; empty: it is none."""
     idempotency_key: str | None = None
     digest: str = ""
 

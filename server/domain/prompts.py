@@ -199,6 +199,8 @@ class Shape:
     max_tokens: int
     is_long: bool = False
     """Its prompt has more than ``LONG_WORDS`` words."""
+    is_chat: bool = False
+    """It comes as a conversation through `/v1`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +210,19 @@ class Prompt:
     text: str
     system: str | None
     max_tokens: int
+    is_chat: bool = False
 
 
 def question(seed: str, shape: Shape) -> str:
     """What identifies a prompt: its seed and its shape. All who are asked it get the same prompt."""
-    return f"{seed}-{shape.max_tokens}-{'long' if shape.is_long else 'short'}"
+    length, form = "long" if shape.is_long else "short", "_chat" if shape.is_chat else ""
+    return f"{seed}-{shape.max_tokens}-{length}{form}"
 
 
 def of_question(question: str) -> Prompt:
     """The prompt that a question identifies."""
-    _, max_tokens, length = question.rsplit("-", 2)
-    return draw(question, [Shape(int(max_tokens), length == "long")])
+    _, max_tokens, form = question.rsplit("-", 2)
+    return draw(question, [Shape(int(max_tokens), form.startswith("long"), form.endswith("_chat"))])
 
 
 def draw(seed: str, shapes: Sequence[Shape] = ()) -> Prompt:
@@ -229,7 +233,7 @@ def draw(seed: str, shapes: Sequence[Shape] = ()) -> Prompt:
     opening = chance.choice(_OPENINGS) if template.isascii() and not shape.is_long else ""
     text = _filled(opening + template, chance)
     system = _filled(chance.choice(_SYSTEMS), chance) if chance.random() < 0.4 else None
-    return Prompt(text, system, min(MOST_TOKENS, max(LEAST_TOKENS, shape.max_tokens)))
+    return Prompt(text, system, min(MOST_TOKENS, max(LEAST_TOKENS, shape.max_tokens)), shape.is_chat)
 
 
 def _filled(template: str, chance: random.Random) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from server.domain.chats import is_chat
 from server.domain.jobs import CHARGED, NEED_IMAGE, FailureReason, Job, JobType
 from server.domain.leases import FinishReport, RunOutcome
-from server.domain.tokens import max_tokens, most_prompt
+from server.domain.tokens import choices, max_tokens, most_prompt
 
 # Only a run in a container can end so; so can nothing that a daemon reports be the server's own deadline.
 _ONLY_IN_CONTAINERS = frozenset(
@@ -46,6 +47,8 @@ class Facts:
     """From the receipt of its start to that of its end."""
     context_tokens: int = 0
     """The context of its model, as its provider announced it; 0 if that is not known."""
+    written_bytes: int = 0
+    """What it wrote, as the server stored it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def _is_possible(reason: FailureReason, job: Job, facts: Facts) -> bool:
     if reason is FailureReason.PROMPT_TOO_LONG and facts.context_tokens:
         return most_prompt(job.spec) + max_tokens(job.spec) > facts.context_tokens
     if reason is FailureReason.BAD_PARAMS and job.job_type is JobType.LLM_INFERENCE:
-        return not _params(job).keys() <= _BARE
+        return is_chat(job.spec) or not _params(job).keys() <= _BARE
     if reason is FailureReason.CANCELLED:
         return job.cancel_requested
     return _fits(reason, job)
@@ -110,7 +113,7 @@ def _bounded(report: FinishReport, job: Job, facts: Facts) -> tuple[dict[str, An
     usage = {name: value for name, value in report.usage.items() if name != "bounded"}
     completion = int(usage.get("completion_tokens", 0))
     # A token has at least a byte, and one more ends the answer. Of a truncated output not all was relayed.
-    written = completion if report.output_truncated else job.output_bytes + 1
+    written = completion if report.output_truncated else facts.written_bytes + choices(job.spec)
     prompt = most_prompt(job.spec)
     most = {
         "prompt_tokens": prompt,

@@ -16,23 +16,36 @@ MESSAGE_TOKENS = 32
 # Of that, what a renter pays for; so what the first is is known before the job runs.
 PAID_TEMPLATE_TOKENS = 64
 PAID_MESSAGE_TOKENS = 16
+# What a model may read a picture, a sound or a film as: believed, and paid for.
+MEDIUM_TOKENS, PAID_MEDIUM_TOKENS = 16_384, 4096
 # Where no count was reported of a run that is charged, a token stands for so many bytes of its output.
 BYTES_A_TOKEN = 4
 
 
 def max_tokens(spec: Mapping[str, Any]) -> int:
-    """The most tokens of the answer."""
+    """The most tokens of the answer, in all of its choices."""
+    return each_max_tokens(spec) * choices(spec)
+
+
+def each_max_tokens(spec: Mapping[str, Any]) -> int:
+    """The most tokens of one choice."""
     return int(_params(spec).get("max_tokens", DEFAULT_MAX_TOKENS))
+
+
+def choices(spec: Mapping[str, Any]) -> int:
+    """How many answers are wanted."""
+    return int(spec.get("chat", {}).get("choices", 1))
 
 
 def most_prompt(spec: Mapping[str, Any]) -> int:
     """The most tokens that a prompt can have: no token is shorter than a byte."""
-    return _prompt(spec, TEMPLATE_TOKENS, MESSAGE_TOKENS)
+    return _prompt(spec, TEMPLATE_TOKENS, MESSAGE_TOKENS, MEDIUM_TOKENS)
 
 
 def paid(spec: Mapping[str, Any]) -> Counts:
     """The most tokens that a renter pays for."""
-    return Counts(_prompt(spec, PAID_TEMPLATE_TOKENS, PAID_MESSAGE_TOKENS), max_tokens(spec))
+    prompt = _prompt(spec, PAID_TEMPLATE_TOKENS, PAID_MESSAGE_TOKENS, PAID_MEDIUM_TOKENS)
+    return Counts(prompt, max_tokens(spec))
 
 
 def billed(spec: Mapping[str, Any], usage: Mapping[str, Any] | None, output_bytes: int) -> Counts:
@@ -46,11 +59,13 @@ def billed(spec: Mapping[str, Any], usage: Mapping[str, Any] | None, output_byte
 
 
 def with_max_tokens(spec: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """The same request for an answer of at most so many tokens."""
-    return {**spec, "params": {**_params(spec), "max_tokens": most}}
+    """The same request for an answer of at most so many tokens, in all of its choices."""
+    return {**spec, "params": {**_params(spec), "max_tokens": most // choices(spec)}}
 
 
-def _prompt(spec: Mapping[str, Any], template: int, each: int) -> int:
+def _prompt(spec: Mapping[str, Any], template: int, each: int, medium: int) -> int:
+    if (chat := spec.get("chat")) is not None:
+        return int(chat["text_bytes"]) + template + each * int(chat["turns"]) + medium * int(chat["media"])
     params = _params(spec)
     messages = params.get("messages", [])
     texts = [params.get("prompt", ""), *(message.get("content", "") for message in messages)]

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dcp.v1 import jobs_pb2 as pb
 from dcp.v1 import jobs_pb2_grpc
 
+from server.domain import chats
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import FINAL, JobState
 from server.rpc import convert, watch
@@ -161,6 +162,11 @@ def _output(output: Output) -> pb.GetJobOutputResponse:
     answer.availability = pb.OUTPUT_AVAILABILITY_READY
     answer.truncated = job.output_truncated
     answer.partial = job.state is not JobState.COMPLETED
+    if job.content_type == chats.CONTENT_TYPE:
+        answer.content_type, answer.type = DEFAULT_CONTENT_TYPE, "text"
+        answer.response = chats.said(output.data)
+        answer.chunks = output.data.decode("utf-8", errors="replace")
+        return answer
     answer.content_type = job.content_type or DEFAULT_CONTENT_TYPE
     if answer.content_type.startswith("image/"):
         answer.type, answer.data = "image", output.data

@@ -7,8 +7,11 @@ from decimal import Decimal
 from dcp.v1 import jobs_pb2, models_pb2_grpc, options_pb2
 from dcp.v1 import models_pb2 as pb
 
+from common.nearest import did_you_mean
 from server.domain import dollars
+from server.domain.errors import DomainError, Reason
 from server.domain.pricing import Price, TokenPrice
+from server.rpc import convert
 from server.rpc.context import Context
 from server.services.catalogue import Catalogue, Listed
 
@@ -33,6 +36,16 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         rate = self._catalogue.sar_per_usd
         return pb.ListModelsResponse(
             object="list", data=[_entry(each, rate) for each in await self._catalogue.listed()]
+        )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.ServedModelEntry:
+        name, listed = request.model.strip(), await self._catalogue.listed()
+        for each in listed:
+            if each.model.name == name:
+                return _entry(each, self._catalogue.sar_per_usd)
+        meant = did_you_mean(name, [each.model.name for each in listed], "see /v1/models.")
+        raise DomainError(
+            Reason.MODEL_NOT_SERVED, f"model: no live provider serves {name!r}; {meant}", field="model"
         )
 
     async def ListModelPrices(
@@ -62,6 +75,9 @@ def _entry(listed: Listed, rate: Decimal) -> pb.ServedModelEntry:
         max_output_length=min(model.context_tokens, _MAX_TOKENS) or None,
         pricing=_by_tokens(listed.price, rate) if isinstance(listed.price, TokenPrice) else None,
         supported_sampling_parameters=_PARAMETERS,
+        type="model",
+        display_name=model.name,
+        created_at=convert.timestamp(model.since_ms),
     )
 
 

@@ -6,6 +6,7 @@ from dcp.v1 import jobs_pb2, privacy_pb2_grpc
 from dcp.v1 import privacy_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
+from server.domain import chats
 from server.domain.money import whole_halala
 from server.domain.providers import AccountState
 from server.rpc import convert
@@ -82,6 +83,8 @@ def _job(asked: AskedJob) -> pb.ExportedJob:
         content_type=job.content_type,
         output_truncated=job.output_truncated,
     )
+    if chats.is_chat(job.spec):
+        message.chat_request = chats.dumped(job.spec["chat"]["request"]).decode()
     if asked.gpu_model is not None:
         message.gpu_requirements.gpu_model = asked.gpu_model
     if asked.min_vram_mib is not None:

@@ -14,7 +14,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.limits import Faults, fit
-from server.domain import messages
+from server.domain import chats, messages
 from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import SelfTest
 from server.domain.jobs import LOST_AFTER_SECONDS, MAX_LOGPROBS, JobType
@@ -429,4 +429,5 @@ def _offer(offer: Offer) -> pb.JobOffer:
         offer_timeout=convert.duration(OFFER_SECONDS),
         lost_after=convert.duration(offer.lost_after_ms / 1000),
         output_limit_bytes=offer.output_limit_bytes,
+        chat_request=chats.dumped(offer.spec["chat"]["request"]) if chats.is_chat(offer.spec) else b"",
     )

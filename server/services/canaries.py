@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import canaries as rules
+from server.domain import chats, prompts
 from server.domain import ledger as accounts
-from server.domain import prompts
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict, Finding, Known, Measured
 from server.domain.equality import MOST_QUESTIONS, Answer, likeness
 from server.domain.errors import DomainError
 from server.domain.holds import reserve
-from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType
-from server.domain.leases import Channel
+from server.domain.jobs import LOST_AFTER_SECONDS, NEED_IMAGE, Job, JobRequest, JobState, JobType
 from server.domain.levels import tier
 from server.domain.placement import allows
-from server.domain.prompts import LONG_WORDS, Shape
+from server.domain.prompts import LONG_WORDS, Prompt, Shape
+from server.services import outputs
+from server.services.chats import LOST_AFTER_MS
 from server.services.fleet import Fleet, Presence
 from server.services.job_prices import price_of
 from server.services.jobs import Jobs
@@ -231,18 +232,15 @@ class Canaries:
         since_ms = now_ms - rules.ASKED_AGAIN_MS
         question = canaries.question_of_others(model, provider_id, since_ms, rules.MOST_ASKED)
         if question is None:
-            shapes = _shapes(samples) or [Shape(n, self._chance.random() < 0.3) for n in prompts.MAX_TOKENS]
+            shapes = _shapes(samples) or [
+                Shape(most, self._chance.random() < 0.3, self._chance.random() < 0.5)
+                for most in prompts.MAX_TOKENS
+            ]
             question = prompts.question(secrets.token_hex(16), self._chance.choice(shapes))
         return self._asked(provider_id, model, question, samples)
 
     def _asked(self, provider_id: int, model: str, question: str, samples: Sequence[Sample]) -> Plan:
         prompt = prompts.of_question(question)
-        params: dict[str, object] = {"model": model, "max_tokens": prompt.max_tokens, "temperature": 0.0}
-        if prompt.system is None:
-            params["prompt"] = prompt.text
-        else:
-            texts = {"system": prompt.system, "user": prompt.text}
-            params["messages"] = [{"role": role, "content": text} for role, text in texts.items()]
         durations = [
             each.duration_ms
             for each in samples
@@ -253,7 +251,8 @@ class Canaries:
             self._chance.choice(durations or [ANSWER_MS]),
             provider_id=provider_id,
             model=model,
-            spec={"container_spec": {}, "params": params},
+            spec=_spec(model, prompt),
+            lost_after_ms=LOST_AFTER_MS if prompt.is_chat else LOST_AFTER_SECONDS * 1000,
         )
         return Plan(CanaryKind.ANSWER, model, question, request)
 
@@ -316,16 +315,31 @@ def _known(provider_ids: Sequence[int], now_ms: int) -> dict[int, Known]:
     return {key: rules.known(asked.get(key, 0), newest[key], jobs_a_day.get(key, 0)) for key in provider_ids}
 
 
+def _spec(model: str, prompt: Prompt) -> dict[str, object]:
+    """What a daemon gets of a prompt, in the form in which renters send theirs."""
+    params: dict[str, object] = {"model": model, "max_tokens": prompt.max_tokens}
+    spec: dict[str, object] = {"container_spec": {}, "params": params}
+    if prompt.is_chat:
+        return spec | {"chat": chats.of_prompt(prompt.system, prompt.text, temperature=0).spec}
+    params["temperature"] = 0.0
+    if prompt.system is None:
+        params["prompt"] = prompt.text
+    else:
+        texts = {"system": prompt.system, "user": prompt.text}
+        params["messages"] = [{"role": role, "content": text} for role, text in texts.items()]
+    return spec
+
+
 def _shapes(samples: Sequence[Sample]) -> list[Shape]:
     """The sizes of what renters asked models."""
     shapes = []
     for sample in samples:
-        params = sample.spec.get("params", {})
-        texts = [str(params.get("prompt", ""))]
-        texts += [str(message.get("content", "")) for message in params.get("messages", [])]
+        params, chat = sample.spec.get("params", {}), sample.spec.get("chat")
+        messages = chat["request"]["messages"] if chat is not None else params.get("messages", [])
+        texts = [str(params.get("prompt", "")), *(str(message.get("content", "")) for message in messages)]
         if sample.job_type is JobType.LLM_INFERENCE and "max_tokens" in params:
             is_long = sum(len(text.split()) for text in texts) > LONG_WORDS
-            shapes.append(Shape(int(params["max_tokens"]), is_long))
+            shapes.append(Shape(int(params["max_tokens"]), is_long, chat is not None))
     return shapes
 
 
@@ -429,7 +443,7 @@ def _answer_of(job: Job, text: str) -> Answer:
 def _text(job: Job) -> str:
     if not job.output_bytes:
         return ""
-    return leases.read_stream(job.job_id, job.lease_epoch, Channel.OUTPUT).decode("utf-8", "replace")
+    return outputs.text(job).decode("utf-8", "replace")
 
 
 def _speeds_of_others(canary: Canary, now_ms: int) -> list[float]:

@@ -16,7 +16,7 @@ from itertools import islice
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.messages import CancelRun, JobOffer
-from server.domain.placement import Candidate, Wants, able, can_run
+from server.domain.placement import Candidate, Obstacle, Wants, able, can_run, obstacle, rank
 from server.domain.reliability import TrackRecord
 from server.services.each import each
 from server.services.fleet import Fleet
@@ -51,9 +51,20 @@ class Dispatch:
         self.left_queued = 0
         """Counts the submits that found nobody: who reads the queue meanwhile does not see such a job."""
 
-    def place(self, wants: Wants) -> Candidate | None:
-        """The most suitable live provider with a free slot. Runs on the event loop."""
-        return next(self._able_now(wants), None)
+    def place(self, wants: Wants, preferred_id: int | None = None) -> Candidate | None:
+        """The most suitable live provider with a free slot, or the preferred one if it is as good.
+
+        As good is what has the same standing, and the model as warm. Runs on the event loop.
+        """
+        best = next(self._able_now(wants), None)
+        preferred = self._fleet.get(preferred_id) if preferred_id is not None else None
+        now_ms = ms(self._clock)
+        if best is None or preferred is None or not self._is_live(preferred.provider_id, now_ms):
+            return best
+        candidate = preferred.candidate(now_ms)
+        is_able = obstacle(candidate, self._fleet.resolve(wants, now_ms)) is Obstacle.NONE
+        is_as_good = rank(candidate, wants.model)[:2] <= rank(best, wants.model)[:2]
+        return candidate if is_able and is_as_good else best
 
     def _able_now(self, wants: Wants) -> Iterator[Candidate]:
         """The live providers that can run a job now, best first, among the first ``CANDIDATES_LIMIT``."""

@@ -28,7 +28,7 @@ from server.domain.money import whole_halala, whole_or_none
 from server.domain.providers import AccountState
 from server.domain.reliability import TrackRecord, track_record
 from server.domain.webhooks import WebhookEvent
-from server.services import outbox
+from server.services import outbox, outputs
 from server.services.explain import ATTEMPTS_LIMIT, Attempt, numbered
 from server.services.jobs import visible
 from server.services.keys import Caller
@@ -243,6 +243,7 @@ def _evidence(dispute: Dispute) -> Evidence:
 
 def _text(job: Job, channel: Channel) -> Text:
     data = leases.read_stream(job.job_id, job.lease_epoch, channel)
+    data = outputs.said(job, data) if channel is Channel.OUTPUT else data
     return Text(data[:EVIDENCE_BYTES], len(data) > EVIDENCE_BYTES)
 
 

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from server.domain import chats, pricing, tokens
 from server.domain import ledger as rules
-from server.domain import pricing, tokens
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
 from server.domain.jobs import FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState, Logprobs
 from server.domain.leases import (
@@ -44,7 +44,7 @@ from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
 from server.domain.money import text
 from server.domain.pricing import TimePrice
 from server.domain.reports import Facts, believe, given_back, is_charged
-from server.services import outbox
+from server.services import outbox, outputs
 from server.store import artifacts, budgets, jobs, leases, ledger, providers
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,8 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
     failed = report.outcome is RunOutcome.FAILED
-    belief = believe(report, job, Facts(server_ms, _context_tokens(report, job, lease.provider_id)))
+    facts = Facts(server_ms, _context_tokens(report, job, lease.provider_id), _written_bytes(job))
+    belief = believe(report, job, facts)
     reason = belief.reason or FailureReason.ENGINE_FAILED
     message = belief.claim or report.failure_message or reason.value.lower().replace("_", " ")
     if belief.claim:
@@ -376,9 +377,12 @@ def settle(
     inference without output is never billed, however it ended, because the renter received nothing. Unless a
     market pays at once, the payout ``matures`` before it can be withdrawn.
     """
-    is_silent = job.job_type in INFERENCE and not job.output_bytes
+    written_bytes = _written_bytes(job)
+    is_silent = job.job_type in INFERENCE and not written_bytes
     is_due = not is_silent and (billed_ms > 0 or event is JobEvent.COMPLETE)
-    cost = _cost_micros(job, billed_ms, usage) if is_due else 0
+    cost = _cost_micros(job, billed_ms, usage, written_bytes) if is_due else 0
+    if chats.is_chat(job.spec) or content_type == chats.CONTENT_TYPE:
+        content_type = chats.CONTENT_TYPE if chats.is_chat(job.spec) else ""
     bill = rules.make_bill(job.hold_micros, cost, 0 if is_silent else billed_ms)
     ended = jobs.finish(
         job,
@@ -417,11 +421,18 @@ def settle(
     return True
 
 
-def _cost_micros(job: Job, billed_ms: int, usage: Mapping[str, Any] | None) -> int:
+def _written_bytes(job: Job) -> int:
+    """The bytes of what a run wrote: of a chat, of what its chunks say."""
+    if not job.output_bytes or not chats.is_chat(job.spec):
+        return job.output_bytes
+    return chats.written_bytes(outputs.written(job))
+
+
+def _cost_micros(job: Job, billed_ms: int, usage: Mapping[str, Any] | None, written_bytes: int) -> int:
     """What a run costs. Parts of a micro are carried to the renter's next run that is paid by tokens."""
     if isinstance(job.price, TimePrice):
         return job.price.cost_micros(billed_ms)
-    parts = job.price.cost_parts(tokens.billed(job.spec, usage, job.output_bytes))
+    parts = job.price.cost_parts(tokens.billed(job.spec, usage, written_bytes))
     whole, rest = divmod(parts, pricing.PARTS)
     # The hold has room for one carried micro; more than the hold is not charged, so nothing of it is carried.
     return whole + ledger.carry(job.renter_id, rest) if whole < job.hold_micros else job.hold_micros

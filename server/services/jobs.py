@@ -6,15 +6,17 @@ How jobs end is in server.services.endings, how they get to providers in server.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
+from server.domain import ledger as accounts
 from server.domain.budgets import NO_LIMITS, BudgetReachedError, KeyLimits, check_allowed, check_budgets
 from server.domain.disputes import Dispute
 from server.domain.errors import DomainError, Reason
-from server.domain.holds import reserve
+from server.domain.holds import Reservation, reserve
 from server.domain.jobs import (
     FINAL,
     JOB_TRANSITIONS,
@@ -30,15 +32,16 @@ from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.mailboxes import refuse_unproven
 from server.domain.messages import CancelRun
-from server.domain.money import text, whole_halala
+from server.domain.money import micros, text, whole_halala
 from server.domain.placement import wants_for
 from server.domain.pricing import Price, TimePrice
 from server.domain.providers import AccountState
 from server.domain.queue import Prospect
-from server.domain.quotes import limit_ms, promised
+from server.domain.quotes import LEAST_LIMIT_MS, limit_ms, promised
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.tokens import with_max_tokens
-from server.services import endings, outbox
+from server.services import endings, outbox, outputs
+from server.services.affinity import Affinity
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
@@ -55,6 +58,8 @@ OPEN_JOBS_RETRY_SECONDS = 10
 # A renter whose images could not be pulled this often within this time has to wait: pulls are not charged.
 MAX_FAILED_PULLS = 10
 FAILED_PULLS_SECONDS = 600
+# An answer that the wallet cuts to less is not worth its prompt.
+LEAST_FITTED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Jobs:
         self._max_open_jobs = max_open_jobs
         self._storage_limits = storage_limits
         self._supply = Supply(fleet, clock)
+        self._affinity = Affinity()
         self._quote_key: bytes | None = None
 
     async def submit(self, renter_id: int, request: JobRequest, key_id: int | None = None) -> Job:
@@ -109,7 +115,7 @@ class Jobs:
         """
         if request.provider_id is None and request.unasked is None:
             request = replace(request, unasked=self._draw())
-        provider_id = request.provider_id or await self._place(request)
+        provider_id = request.provider_id or await self._place(renter_id, request)
         quote_key = await self.quote_key() if request.quote_id is not None else None
         try:
             job, offers = await self._database.run(
@@ -118,10 +124,11 @@ class Jobs:
         except BudgetReachedError as reached:
             await self._report(renter_id, reached)
             raise
+        self._affinity.note(renter_id, request.model, request.cache_key, job.provider_id)
         self._dispatch.deliver(offers)
         if provider_id is None:
             self._dispatch.left_queued += 1
-            if (freed := await self._place(request)) is not None:
+            if (freed := await self._place(renter_id, request)) is not None:
                 await self._dispatch.fill(freed)
         return job
 
@@ -135,13 +142,14 @@ class Jobs:
         """Which providers get a job that names none and asks for no standing: the draw cannot be foreseen."""
         return Unasked.NEWCOMERS if secrets.randbelow(100) < NEWCOMERS_PERCENT else Unasked.BEST
 
-    async def _place(self, request: JobRequest) -> int | None:
+    async def _place(self, renter_id: int, request: JobRequest) -> int | None:
         """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
         wants = wants_for(request)
-        best = self._dispatch.place(wants)
+        served_by = self._affinity.find(renter_id, request.model, request.cache_key)
+        best = self._dispatch.place(wants, served_by)
         if best is not None and best.own_prices.of(request.job_type, request.model, best.gpu_model):
             quote = await self._database.read(lambda: price_of(request))
-            best = self._dispatch.place(replace(wants, quoted=quote))
+            best = self._dispatch.place(replace(wants, quoted=quote), served_by)
         return best.provider_id if best is not None else None
 
     async def get(self, caller: Caller, job_id: str) -> Job:
@@ -236,7 +244,7 @@ class Jobs:
                     raise _gone(job, written)
             if job.output_bytes:
                 _with_texts(_kept(job, "output"), "output")
-                return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
+                return Output(job, outputs.written(job))
             return Output(job, b"")
 
         return await self._database.read(read)
@@ -306,7 +314,7 @@ class Jobs:
             price = price_of(request)
         if not request.duration_ms:
             request = replace(request, duration_ms=limit_ms(request, past_runs(renter_id, request)))
-        reserved = reserve(price, request, self.longest_context(price, request))
+        reserved = _reserved(price, request, self.longest_context(price, request), renter_id)
         if reserved.max_tokens is not None:
             request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
         hold = reserved.hold_micros
@@ -394,6 +402,21 @@ def _reserve(job: Job, limits: KeyLimits) -> None:
     assert job.key_id is not None
     used, reported = budgets.reserve(job.key_id, job.hold_micros, job.created_ms)
     check_budgets(job.key_id, limits, used, job.hold_micros, job.created_ms, reported)
+
+
+def _reserved(price: Price, request: JobRequest, context_tokens: int, renter_id: int) -> Reservation:
+    """What is held for a new job; of one that fits the wallet no more than is there, if that is worth it."""
+    wanted = reserve(price, request, context_tokens)
+    there = whole_halala(ledger.balance(accounts.renter(renter_id))) if request.fits_wallet else 0
+    if not 0 < micros(there) < wanted.hold_micros:
+        return wanted
+    # Where too little is there, the refusal says how much is missing.
+    try:
+        fitted = reserve(price, replace(request, max_cost_halala=there), context_tokens)
+    except DomainError:
+        return wanted
+    is_short = fitted.limit_ms < LEAST_LIMIT_MS or (fitted.max_tokens or math.inf) < LEAST_FITTED_TOKENS
+    return wanted if is_short else fitted
 
 
 def _as_offered(job: Job, offers: list[Offer]) -> Job:

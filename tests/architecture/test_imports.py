@@ -154,15 +154,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.engines": ("daemon.__main__", "daemon.cli.doctor"),
     "daemon.engines.attached": ("daemon.cli.doctor", "daemon.cli.ollama", "daemon.engines.build"),
     "daemon.engines.container_spec": ("daemon.config", "daemon.engines"),
-    "daemon.foreign": (
-        "daemon.cli",
-        "daemon.config",
-        "daemon.engines",
-        "daemon.machine",
-        "daemon.runners",
-        "daemon.service",
-        "daemon.work.verdicts",
-    ),
+    "daemon.foreign": ("daemon.engines", "daemon.service"),
     "daemon.cli": ("daemon.__main__",),
     "daemon.cli.control": ("daemon.__main__", "daemon.cli", "daemon.service"),
     "daemon.cli.doctor": ("daemon.__main__",),
@@ -178,9 +170,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.link",
         "daemon.service",
     ),
-    # JSON of other programs ends no program: it is read in one place of each, and elsewhere only our own.
+    # JSON of other programs ends no program: it is read in one place, and elsewhere only our own.
     "json.load": (),
-    "json.loads": ("daemon.foreign.documents", "server.store"),
+    "json.loads": ("common.documents", "server.store"),
     "json.JSONDecoder": ("gateway.bodies",),
     # The environment: settings are read once, at the start, and passed down.
     "os.environ": ("server.__main__", "gateway.__main__", "market.__main__", "daemon.__main__"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from tests.contract.test_watch import gateway_to
 from tests.support import running_server
+from tests.support.chats import line
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import HANG_SECONDS, MODEL, Daemon, Market, Party
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 ARABIC = "مرحبا 🌍"
+TOOL: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 @dataclass
@@ -43,16 +46,25 @@ class Scene:
             http_client=self.connections,
         )
 
-    async def answers(self, *texts: str, prompt: int = 5, completion: int = 3) -> sessions_pb2.JobOffer:
+    async def answers(
+        self, *texts: str, prompt: int = 5, completion: int = 3, reason: str = "stop"
+    ) -> sessions_pb2.JobOffer:
         """The daemon runs the job that it is offered, and answers with these texts."""
         offer: sessions_pb2.JobOffer = await self.daemon.expect("job_offer")
         await self.daemon.start(offer.lease)
         for seq, text in enumerate(texts, 1):
-            await self.daemon.output(offer.lease, seq, text.encode())
+            await self.daemon.output(offer.lease, seq, line(content=text))
+        await self.daemon.output(offer.lease, len(texts) + 1, line(reason))
+        await self.finishes(offer, len(texts) + 1, prompt, completion)
+        return offer
+
+    async def finishes(
+        self, offer: sessions_pb2.JobOffer, last_seq: int, prompt: int = 5, completion: int = 3
+    ) -> None:
+        """The daemon reports that the job has its answer."""
         usage = jobs_pb2.Usage(prompt_tokens=prompt, completion_tokens=completion)
         self.market.clock.advance(1)
-        await self.daemon.finished(offer.lease, seconds=1, last_output_seq=len(texts), usage=usage)
-        return offer
+        await self.daemon.finished(offer.lease, seconds=1, last_output_seq=last_seq, usage=usage)
 
     async def fails(
         self, offer: sessions_pb2.JobOffer, reason: jobs_pb2.FailureReason.ValueType, last_seq: int = 0
@@ -108,14 +120,16 @@ async def test_whole_answer_is_one_of_openai_and_a_billed_job(database_url: str,
         assert answer.usage is not None
         assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (5, 8)
         assert raw.headers["x-request-id"] == offer.lease.job_id
-        params = offer.params
-        assert [(each.role, each.content) for each in params.messages] == [
-            ("system", "Be brief."),
-            ("user", "Hello"),
-        ]
-        assert (params.max_tokens, params.temperature, params.top_p, params.seed) == (7, 0.5, 0.9, 4)
-        assert (list(params.stop), params.frequency_penalty) == (["\n\n"], 0.25)
-        assert (params.response_format, params.up_to_context) == ('{"type":"json_object"}', False)
+        assert (offer.params.model, offer.params.max_tokens) == (MODEL, 7)
+        assert json.loads(offer.chat_request) == {
+            "messages": [{"role": "system", "content": "Be brief."}, *HELLO],
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "stop": ["\n\n"],
+            "seed": 4,
+            "frequency_penalty": 0.25,
+            "response_format": {"type": "json_object"},
+        }
         job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
         assert job.status == jobs_pb2.JOB_STATE_COMPLETED
         assert job.billing.actual_cost_halala > 0
@@ -130,8 +144,7 @@ async def test_stream_has_each_text_as_it_comes_and_usage_only_when_asked(there:
         )
         answering = asyncio.create_task(there.answers("one ", ARABIC, " two", completion=4))
         chunks = [chunk async for chunk in await stream]
-        offer = await answering
-        assert offer.params.up_to_context
+        await answering
         texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
         assert "".join(texts) == f"one {ARABIC} two"
         assert len({chunk.id for chunk in chunks}) == 1
@@ -151,12 +164,13 @@ async def test_first_text_arrives_while_the_job_still_runs(there: Scene) -> None
     )
     offer = await there.daemon.expect("job_offer")
     await there.daemon.start(offer.lease)
-    await there.daemon.output(offer.lease, 1, b"first")
+    await there.daemon.output(offer.lease, 1, line(content="first"))
     chunks = aiter(await stream)
     found = ""
     while "first" not in found:
         found += (await anext(chunks)).choices[0].delta.content or ""
-    await there.daemon.finished(offer.lease, seconds=1, last_output_seq=1)
+    await there.daemon.output(offer.lease, 2, line("stop"))
+    await there.daemon.finished(offer.lease, seconds=1, last_output_seq=2)
     assert [chunk.choices[0].finish_reason async for chunk in chunks][-1] == "stop"
 
 
@@ -164,7 +178,7 @@ async def test_answer_at_its_greatest_length_says_so(there: Scene) -> None:
     asking = asyncio.create_task(
         there.client().chat.completions.create(model=MODEL, messages=HELLO, max_tokens=3)
     )
-    await there.answers("a b c", completion=3)
+    await there.answers("a b c", completion=3, reason="length")
     assert (await asking).choices[0].finish_reason == "length"
 
 
@@ -175,16 +189,17 @@ async def test_answer_at_its_greatest_length_says_so(there: Scene) -> None:
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"n": 2}, "n"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tool_choice": "maybe", "tools": [TOOL]}, "tool_choice"),
+        ({"n": 99}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"temperature": 9}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"stop": [""]}, "stop"),
-        ({"response_format": "json"}, "response_format"),
+        ({"response_format": "json"}, "response_format.type"),
         ({"seed": 1.5}, "seed"),
         ({"model": ""}, "model"),
     ],
@@ -246,7 +261,7 @@ async def test_answer_that_breaks_after_its_first_text_never_looks_whole(there: 
     )
     offer = await there.daemon.expect("job_offer")
     await there.daemon.start(offer.lease)
-    await there.daemon.output(offer.lease, 1, b"half an")
+    await there.daemon.output(offer.lease, 1, line(content="half an"))
     chunks = aiter(await stream)
     first = await anext(chunks)
     assert first.choices[0].delta.role == "assistant"
@@ -262,7 +277,7 @@ async def test_client_that_goes_away_cancels_its_job(there: Scene) -> None:
     )
     offer = await there.daemon.expect("job_offer")
     await there.daemon.start(offer.lease)
-    await there.daemon.output(offer.lease, 1, b"some text")
+    await there.daemon.output(offer.lease, 1, line(content="some text"))
     await (await stream).close()
     cancelled = await there.daemon.expect("cancel_run")
     assert cancelled.lease.job_id == offer.lease.job_id
@@ -278,9 +293,156 @@ async def test_repeat_of_openais_client_joins_the_job_of_its_first_attempt(there
         there.http.post("/v1/chat/completions", json=body, headers=headers | {"x-stainless-retry-count": "1"})
     )
     await there.daemon.start(offer.lease)
-    await there.daemon.output(offer.lease, 1, b"once")
+    await there.daemon.output(offer.lease, 1, line("stop", content="once"))
     await asyncio.sleep(2)  # longer than a job waits whose client is gone
     await there.daemon.finished(offer.lease, seconds=1, last_output_seq=1)
     answer = await again
     assert answer.headers["x-request-id"] == offer.lease.job_id
     assert answer.json()["choices"][0]["message"]["content"] == "once"
+
+
+async def chunks_of(there: Scene, *lines: bytes, **asked: Any) -> tuple[list[Any], sessions_pb2.JobOffer]:
+    """The chunks of a stream whose job writes these lines, and its offer."""
+    stream = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True, **asked)
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    for seq, each in enumerate(lines, 1):
+        await there.daemon.output(offer.lease, seq, each)
+    await there.finishes(offer, len(lines))
+    return [chunk async for chunk in await stream], offer
+
+
+async def test_tool_calls_arrive_by_index_in_stream_and_whole(there: Scene) -> None:
+    def called(number: int, name: str, arguments: str, **rest: Any) -> dict[str, Any]:
+        return {"index": number, **rest, "function": {"name": name, "arguments": arguments}}
+
+    lines = [
+        line(reasoning_content="They want two."),
+        line(tool_calls=[called(0, "f", '{"a"', id="call_a", type="function")]),
+        line(tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}]),
+        # As servers do that give each call the same index.
+        line(tool_calls=[called(0, "g", "{}", id="call_b", type="function")]),
+        line("tool_calls"),
+    ]
+    chunks, offer = await chunks_of(there, *lines, tools=[TOOL], tool_choice="auto")
+    assert json.loads(offer.chat_request)["tools"] == [TOOL]
+    deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [(call.index, call.id, call.function.arguments) for call in deltas] == [
+        (0, "call_a", '{"a"'),
+        (0, None, ": 1}"),
+        (1, "call_b", "{}"),
+    ]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    asking = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, tools=[TOOL])
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    for seq, each in enumerate(lines, 1):
+        await there.daemon.output(offer.lease, seq, each)
+    await there.finishes(offer, len(lines))
+    message = (await asking).choices[0].message
+    assert message.content is None
+    assert [(call.id, call.function.arguments) for call in message.tool_calls or []] == [  # type: ignore[union-attr]
+        ("call_a", '{"a": 1}'),
+        ("call_b", "{}"),
+    ]
+    assert message.model_extra is not None
+    assert message.model_extra["reasoning_content"] == "They want two."
+
+
+async def test_several_choices_and_their_probabilities_go_through(there: Scene) -> None:
+    probable = {"content": [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}]}
+    first = json.dumps(
+        {"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": probable, "finish_reason": "stop"}]}
+    )
+    lines = (f"{first}\n".encode(), line("length", index=1, content="b"))
+    chunks, offer = await chunks_of(there, *lines, n=2, logprobs=True, top_logprobs=0)
+    assert json.loads(offer.chat_request)["n"] == 2
+    told = [choice for chunk in chunks[1:] for choice in chunk.choices]
+    assert [(each.index, each.delta.content, each.finish_reason) for each in told] == [
+        (0, "a", "stop"),
+        (1, "b", "length"),
+    ]
+    assert told[0].logprobs.content[0].logprob == -0.5
+    job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
+    output = await there.market.output(job, there.renter)
+    assert (output.response, output.content_type) == ("a", "text/plain; charset=utf-8")
+    assert output.chunks.splitlines()[1] == lines[1].decode().strip()
+
+
+async def test_picture_travels_with_its_request_and_an_address_is_refused(there: Scene) -> None:
+    def asked(url: str) -> Any:
+        part = {"type": "image_url", "image_url": {"url": url}}
+        return [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, part]}]
+
+    picture = "data:image/png;base64," + "iVBORw0KGgo" * 200_000  # longer than any body of /api
+    asking = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=asked(picture), max_tokens=9)
+    )
+    offer = await there.answers("A dot.")
+    await asking
+    assert json.loads(offer.chat_request)["messages"] == asked(picture)
+    for url in ("http://127.0.0.1/dot.png", "file:///etc/passwd", "data:image/png,plain"):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await there.client().chat.completions.create(model=MODEL, messages=asked(url))
+        assert refused.value.param == "messages[0].content[1]"
+
+
+async def test_what_a_model_server_cannot_read_does_not_reach_it(there: Scene) -> None:
+    more = {"n_predict": 10**9, "chat_template": "{{ 1 }}", "lora": "x", "user": "me", "top_k": 7}
+    _, offer = await chunks_of(there, line("stop", content="x"), extra_body=more)
+    assert json.loads(offer.chat_request) == {"messages": HELLO, "top_k": 7}
+
+
+async def test_answer_of_nothing_but_empty_chunks_is_not_charged(there: Scene) -> None:
+    _, offer = await chunks_of(there, b"\n", b"[1]\n", line(role="assistant"), line("stop"))
+    job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
+    assert job.status == jobs_pb2.JOB_STATE_COMPLETED
+    assert job.billing.actual_cost_halala == 0
+
+
+async def test_small_wallet_gets_as_long_an_answer_as_it_can_pay(sqlite_url: str, clock: ManualClock) -> None:
+    # Ten minutes would be held, which cost 1,500 halala.
+    async with scene(sqlite_url, clock, halala=400) as there:
+        _, offer = await chunks_of(there, line("stop", content="x"))
+        job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
+        assert job.cost_halala == 400
+        assert offer.run_limit.ToSeconds() == 160
+        poor = await there.market.renter(20)  # not even a minute
+        with pytest.raises(openai.APIStatusError) as broke:
+            await there.client(poor.key).chat.completions.create(model=MODEL, messages=HELLO)
+        assert broke.value.status_code == 402
+
+
+async def test_conversation_goes_to_the_provider_that_had_it_last(there: Scene) -> None:
+    # The first has the lower number, which decides where nothing else does.
+    first, other = there.daemon, await there.market.daemon(await there.market.provider())
+
+    async def turn(of: Daemon, **asked: Any) -> None:
+        """This daemon gets the job."""
+        asking = asyncio.create_task(there.client().chat.completions.create(model=MODEL, **asked))
+        offer = await of.expect("job_offer")
+        await of.start(offer.lease)
+        await of.output(offer.lease, 1, line("stop", content="x"))
+        there.market.clock.advance(1)
+        await of.finished(offer.lease, seconds=1, last_output_seq=1)
+        await asking
+
+    async def has_slots(slots: int) -> None:
+        models = [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)]
+        await first.say(capacity_update=sessions_pb2.CapacityUpdate(slots=slots, models=models))
+        await first.heard_nothing()
+
+    def talk(*texts: str) -> Any:
+        return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+    await turn(first, messages=talk("Hello."))
+    await has_slots(0)
+    await turn(other, messages=talk("What is a GPU?"))
+    await turn(other, messages=talk("Another question."), prompt_cache_key="k")
+    await has_slots(1)
+    await turn(other, messages=talk("What is a GPU?", "A chip.", "And a CPU?"))
+    await turn(other, messages=talk("Something else."), prompt_cache_key="k")

@@ -80,9 +80,12 @@ async def test_another_method_of_a_known_path_is_405_with_those_it_accepts(
     gateway: httpx.AsyncClient, binding: Any
 ) -> None:
     answer = await gateway.request("PATCH", binding.path.replace("{", "").replace("}", ""))
-    assert (answer.status_code, answer.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
+    told = answer.json()
+    if binding.path.startswith("/v1/"):  # in the form of OpenAI's API
+        told = {"code": told["error"]["reason"], "error": told["error"]["message"]}
+    assert (answer.status_code, told["code"]) == (405, "METHOD_NOT_ALLOWED")
     assert binding.verb in answer.headers["allow"].split(", ")
-    assert answer.headers["allow"] in answer.json()["error"]
+    assert answer.headers["allow"] in told["error"]
 
 
 def test_a_name_of_any_length_is_compared_by_its_beginning() -> None:

@@ -16,8 +16,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.engines import Engine
-from daemon.runners import Logprobs, Piece
+from daemon.runners import Chunk, Logprobs, Piece
 from tests.support import scripted_daemon
+from tests.support.chats import chunk
 
 WORDS = (
     "of",
@@ -54,22 +55,23 @@ class LyingEngine(Engine):
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         """Yields words, or nothing."""
         if self._does != "nothing":
-            words = self._words(offer.params)
-            yield " ".join(words)
+            words = self._words(offer)
+            text = " ".join(words)
+            yield Chunk(chunk("stop", content=text)) if offer.chat_request else text
         if self._does in ("honest", "copies"):
-            yield self._logprobs(words, offer.params)
+            yield self._logprobs(words, offer)
         tokens = {"nothing": 0, "tokens": 6000}.get(self._does, 60)
         yield jobs_pb2.Usage(prompt_tokens=20, completion_tokens=tokens)
 
-    def _words(self, params: jobs_pb2.JobParams) -> Sequence[str]:
+    def _words(self, offer: sessions_pb2.JobOffer) -> Sequence[str]:
         if self._does == "same":
             return WORDS * 4
         knows = self._does in ("honest", "copies")
-        seed = params.SerializeToString(deterministic=True) if knows else None
+        seed = _seed(offer) if knows else None
         return random.Random(seed).choices(WORDS, k=60)
 
-    def _logprobs(self, words: Sequence[str], params: jobs_pb2.JobParams) -> Logprobs:
-        seed = params.SerializeToString(deterministic=True) if self._does == "honest" else None
+    def _logprobs(self, words: Sequence[str], offer: sessions_pb2.JobOffer) -> Logprobs:
+        seed = _seed(offer) if self._does == "honest" else None
         draw = random.Random(seed)
         return Logprobs(
             tuple(sessions_pb2.TokenLogprob(token=word, logprob=-draw.expovariate(1.5)) for word in words)
@@ -80,6 +82,10 @@ class LyingEngine(Engine):
 
     async def close(self) -> None:
         """Does nothing."""
+
+
+def _seed(offer: sessions_pb2.JobOffer) -> bytes:
+    return offer.params.SerializeToString(deterministic=True) + offer.chat_request
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
     artifacts_pb2_grpc,
+    chats_pb2,
+    chats_pb2_grpc,
     disputes_pb2_grpc,
     errors_pb2,
     gpu_proofs_pb2_grpc,
@@ -246,6 +248,7 @@ class Market:
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.gpu_proof_service = gpu_proofs_pb2_grpc.GpuProofServiceStub(channel)
         self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        self.chat_service = chats_pb2_grpc.ChatServiceStub(channel)
         self.dispute_service = disputes_pb2_grpc.DisputeServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
@@ -369,6 +372,11 @@ class Market:
             values["container_spec"] = jobs_pb2.ContainerSpec(image="busybox")
         request = jobs_pb2.SubmitJobRequest(**(values | changes))
         return (await self.job_service.SubmitJob(request, metadata=renter.metadata)).job
+
+    async def chat(self, renter: Party, request: bytes, **fields: Any) -> jobs_pb2.Job:
+        """Submits a conversation."""
+        wanted = chats_pb2.SubmitChatRequest(request=request, **({"model": MODEL} | fields))
+        return (await self.chat_service.SubmitChat(wanted, metadata=renter.metadata)).job
 
     async def job(self, job: jobs_pb2.Job) -> jobs_pb2.Job:
         """The current job, as an operator sees it."""

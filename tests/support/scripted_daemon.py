@@ -26,6 +26,8 @@ from daemon.machine.gpus.provers import Prover
 from daemon.machine.gpus.watched import detect
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
+from daemon.runners import Chunk, Piece
+from tests.support.chats import chunk, texts_of
 
 MODEL = "test/script"
 
@@ -51,13 +53,15 @@ class ScriptEngine(Engine):
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Is always ready."""
 
-    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         """Yields the answer word by word."""
-        prompt = offer.params.prompt or offer.params.messages[-1].content
+        prompt = texts_of(offer)[-1]
         words = answer_to(prompt).split(" ")[:-1]
         for word in words:
             await asyncio.sleep(float(prompt.split()[2]))
-            yield word + " "
+            yield Chunk(chunk(content=word + " ")) if offer.chat_request else word + " "
+        if offer.chat_request:
+            yield Chunk(chunk("stop"))
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
 
     async def self_test(self, model: str = "") -> None:

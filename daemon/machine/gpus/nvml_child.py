@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import BinaryIO
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine.gpus.nvml import NvmlGpus
 
 ALARM_SECONDS = 60

@@ -13,7 +13,7 @@ import sys
 from importlib.resources import files
 from typing import Any
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine.gpus.nvml_child import own_output
 
 CELL_BYTES, DIGEST_BYTES = 32, 16

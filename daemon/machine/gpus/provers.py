@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine import pipes
 
 # -P: the folder that the daemon was started in must not shadow its modules.

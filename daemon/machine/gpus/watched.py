@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from dcp.v1 import gpus_pb2
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine.gpus import Gpus
 from daemon.machine.gpus.none import machine_status
 from daemon.machine.gpus.processes import OwnPids, no_others

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from daemon.foreign import documents
+from common import documents
 from daemon.machine import durable
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 from aiohttp.http import HttpProcessingError
 
-from daemon.foreign import documents
-from daemon.foreign.documents import DocumentError
+from common import documents
+from common.documents import DocumentError
 from daemon.runners.containers.minimums import numbers
 
 CALL_SECONDS = 30.0

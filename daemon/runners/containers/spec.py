@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.foreign import documents
+from common import documents
 from daemon.runners import RunnerError
 from daemon.runners.containers.settings import MIB, ContainerSettings
 

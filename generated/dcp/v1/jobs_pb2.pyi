@@ -708,13 +708,6 @@ class JobParams(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     IMAGE_SIZE_FIELD_NUMBER: _builtins.int
-    TOP_P_FIELD_NUMBER: _builtins.int
-    STOP_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
-    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
-    RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
-    UP_TO_CONTEXT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's public name, such as `HuggingFaceTB/SmolLM2-135M-Instruct`."""
     prompt: _builtins.str
@@ -727,29 +720,9 @@ class JobParams(_message.Message):
     """The width and height of the image in pixels, such as `1024x1024`, for `image_generation`. Default: the
     model server's default.
     """
-    top_p: _builtins.float
-    """Only the likeliest tokens that together have this probability are drawn from. Default: the model server's default."""
-    seed: _builtins.int
-    """With the same seed, a model server draws the same tokens again, as far as it can."""
-    presence_penalty: _builtins.float
-    """Makes tokens that were written already less likely. Default: 0."""
-    frequency_penalty: _builtins.float
-    """Makes tokens less likely the more often they were written. Default: 0."""
-    response_format: _builtins.str
-    """The form of the answer as OpenAI's chat API describes it, a JSON object as text, such as `{"type": "json_object"}`
-    or one with a JSON schema. A model server that cannot do it fails the job with BAD_PARAMS.
-    """
-    up_to_context: _builtins.bool
-    """The answer may end where the model's context does. Default: an answer that does not get its `max_tokens` for that
-    reason fails with PROMPT_TOO_LONG.
-    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """A conversation, instead of `prompt`."""
-
-    @_builtins.property
-    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The answer ends before any of these texts."""
 
     def __init__(
         self,
@@ -760,42 +733,19 @@ class JobParams(_message.Message):
         max_tokens: _builtins.int | None = ...,
         temperature: _builtins.float | None = ...,
         image_size: _builtins.str = ...,
-        top_p: _builtins.float | None = ...,
-        stop: _abc.Iterable[_builtins.str] | None = ...,
-        seed: _builtins.int | None = ...,
-        presence_penalty: _builtins.float | None = ...,
-        frequency_penalty: _builtins.float | None = ...,
-        response_format: _builtins.str = ...,
-        up_to_context: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_tokens", b"_max_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "max_tokens", b"max_tokens", "presence_penalty", b"presence_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "max_tokens", b"max_tokens", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_max_tokens", b"_max_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "image_size", b"image_size", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "presence_penalty", b"presence_penalty", "prompt", b"prompt", "response_format", b"response_format", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p", "up_to_context", b"up_to_context"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "image_size", b"image_size", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "prompt", b"prompt", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
-    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
-    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
-    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
-    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
-    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
-    _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
-    _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
 
 Global___JobParams: _TypeAlias = JobParams  # noqa: Y015
 
@@ -1353,6 +1303,7 @@ class GetJobOutputResponse(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
     availability: Global___OutputAvailability.ValueType
     """Whether the output is available."""
     status: Global___JobState.ValueType
@@ -1375,6 +1326,10 @@ class GetJobOutputResponse(_message.Message):
     """
     partial: _builtins.bool
     """The job failed or was cancelled, and the text is what it wrote before that. Only with `partial=true`."""
+    chunks: _builtins.str
+    """Of a job that came through `/v1`: the chunks of the model server, a JSON object a line, from which the text is
+    drawn. They also have tool calls, what the model thought, further choices, and why each ended.
+    """
     @_builtins.property
     def billing(self) -> Global___Billing:
         """The bill. Present when the job has ended."""
@@ -1398,11 +1353,14 @@ class GetJobOutputResponse(_message.Message):
         job_id: _builtins.str = ...,
         truncated: _builtins.bool = ...,
         partial: _builtins.bool = ...,
+        chunks: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "billing", b"billing", "content_type", b"content_type", "data", b"data", "message", b"message", "response", b"response", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chunks", b"_chunks", "_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "billing", b"billing", "chunks", b"chunks", "content_type", b"content_type", "data", b"data", "message", b"message", "response", b"response", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "availability", b"availability", "billing", b"billing", "content_type", b"content_type", "data", b"data", "job_id", b"job_id", "message", b"message", "partial", b"partial", "response", b"response", "status", b"status", "truncated", b"truncated", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunks", b"_chunks", "_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "availability", b"availability", "billing", b"billing", "chunks", b"chunks", "content_type", b"content_type", "data", b"data", "job_id", b"job_id", "message", b"message", "partial", b"partial", "response", b"response", "status", b"status", "truncated", b"truncated", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chunks: _TypeAlias = _typing.Literal["chunks"]  # noqa: Y015
+    _WhichOneofArgType__chunks: _TypeAlias = _typing.Literal["_chunks", b"_chunks"]  # noqa: Y015
     _WhichOneofReturnType__content_type: _TypeAlias = _typing.Literal["content_type"]  # noqa: Y015
     _WhichOneofArgType__content_type: _TypeAlias = _typing.Literal["_content_type", b"_content_type"]  # noqa: Y015
     _WhichOneofReturnType__data: _TypeAlias = _typing.Literal["data"]  # noqa: Y015
@@ -1413,6 +1371,8 @@ class GetJobOutputResponse(_message.Message):
     _WhichOneofArgType__response: _TypeAlias = _typing.Literal["_response", b"_response"]  # noqa: Y015
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chunks) -> _WhichOneofReturnType__chunks | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__content_type) -> _WhichOneofReturnType__content_type | None: ...
     @_typing.overload

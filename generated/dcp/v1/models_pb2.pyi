@@ -6,6 +6,7 @@ Models: what the marketplace serves now and at which prices, for clients of Open
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -43,8 +44,11 @@ class ListModelsResponse(_message.Message):
 
     OBJECT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
     object: _builtins.str
     """Always `list`."""
+    has_more: _builtins.bool
+    """Always false: the list is whole."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModelEntry]:
         """The models."""
@@ -54,14 +58,37 @@ class ListModelsResponse(_message.Message):
         *,
         object: _builtins.str = ...,
         data: _abc.Iterable[Global___ServedModelEntry] | None = ...,
+        has_more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "object", b"object"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "has_more", b"has_more", "object", b"object"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class GetModelRequest(_message.Message):
+    """The model that is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The public name of the model, as the list has it."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
 @_typing.final
 class ServedModelEntry(_message.Message):
@@ -81,6 +108,9 @@ class ServedModelEntry(_message.Message):
     PRICING_FIELD_NUMBER: _builtins.int
     SUPPORTED_SAMPLING_PARAMETERS_FIELD_NUMBER: _builtins.int
     SUPPORTED_FEATURES_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The public name of the model, as `params.model` of a job takes it."""
     object: _builtins.str
@@ -95,6 +125,10 @@ class ServedModelEntry(_message.Message):
     """The longest context of a live provider, in tokens. Absent if none reports it."""
     max_output_length: _builtins.int
     """The greatest `max_tokens` that fits: the context, up to what a job may ask for. Absent if the context is not known."""
+    type: _builtins.str
+    """Always `model`: what clients of Anthropic's API read."""
+    display_name: _builtins.str
+    """The same as `id`, for the same clients."""
     @_builtins.property
     def input_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it reads: `text`."""
@@ -115,6 +149,10 @@ class ServedModelEntry(_message.Message):
     def supported_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it supports beyond text, such as tools: always empty."""
 
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """The same as `created`, for the same clients."""
+
     def __init__(
         self,
         *,
@@ -130,10 +168,13 @@ class ServedModelEntry(_message.Message):
         pricing: Global___TokenPricing | None = ...,
         supported_sampling_parameters: _abc.Iterable[_builtins.str] | None = ...,
         supported_features: _abc.Iterable[_builtins.str] | None = ...,
+        type: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_max_output_length", b"_max_output_length", "context_length", b"context_length", "max_output_length", b"max_output_length", "pricing", b"pricing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_max_output_length", b"_max_output_length", "context_length", b"context_length", "created_at", b"created_at", "max_output_length", b"max_output_length", "pricing", b"pricing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_max_output_length", b"_max_output_length", "context_length", b"context_length", "created", b"created", "id", b"id", "input_modalities", b"input_modalities", "max_output_length", b"max_output_length", "name", b"name", "object", b"object", "output_modalities", b"output_modalities", "owned_by", b"owned_by", "pricing", b"pricing", "supported_features", b"supported_features", "supported_sampling_parameters", b"supported_sampling_parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_length", b"_context_length", "_max_output_length", b"_max_output_length", "context_length", b"context_length", "created", b"created", "created_at", b"created_at", "display_name", b"display_name", "id", b"id", "input_modalities", b"input_modalities", "max_output_length", b"max_output_length", "name", b"name", "object", b"object", "output_modalities", b"output_modalities", "owned_by", b"owned_by", "pricing", b"pricing", "supported_features", b"supported_features", "supported_sampling_parameters", b"supported_sampling_parameters", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_length: _TypeAlias = _typing.Literal["context_length"]  # noqa: Y015
     _WhichOneofArgType__context_length: _TypeAlias = _typing.Literal["_context_length", b"_context_length"]  # noqa: Y015

@@ -41,6 +41,11 @@ class ModelServiceStub:
                 request_serializer=dcp_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/dcp.v1.ModelService/GetModel',
+                request_serializer=dcp_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_models__pb2.ServedModelEntry.FromString,
+                _registered_method=True)
         self.ListModelPrices = channel.unary_unary(
                 '/dcp.v1.ModelService/ListModelPrices',
                 request_serializer=dcp_dot_v1_dot_models__pb2.ListModelPricesRequest.SerializeToString,
@@ -63,6 +68,14 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModel(self, request, context):
+        """Describes one model that live providers serve now.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModelPrices(self, request, context):
         """Lists the price of each of these models: by tokens, or by the minute where it has no price by tokens.
         """
@@ -77,6 +90,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=dcp_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=dcp_dot_v1_dot_models__pb2.GetModelRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_models__pb2.ServedModelEntry.SerializeToString,
             ),
             'ListModelPrices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModelPrices,
@@ -113,6 +131,33 @@ class ModelService:
             '/dcp.v1.ModelService/ListModels',
             dcp_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
             dcp_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.ModelService/GetModel',
+            dcp_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
+            dcp_dot_v1_dot_models__pb2.ServedModelEntry.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class ModelServiceStub:
     It is a list of models of OpenAI's API too: `models.list()` of its clients works with the base URL that ends with
     `/v1`. A list is at most 10 seconds old.
     """
+    GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.ServedModelEntry]
+    """Describes one model that live providers serve now.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     ListModelPrices: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelPricesRequest, _models_pb2.ListModelPricesResponse]
     """Lists the price of each of these models: by tokens, or by the minute where it has no price by tokens."""
 
@@ -56,6 +60,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     It is a list of models of OpenAI's API too: `models.list()` of its clients works with the base URL that ends with
     `/v1`. A list is at most 10 seconds old.
+    """
+    GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.ServedModelEntry]  # type: ignore[assignment]
+    """Describes one model that live providers serve now.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
     ListModelPrices: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelPricesRequest, _models_pb2.ListModelPricesResponse]  # type: ignore[assignment]
     """Lists the price of each of these models: by tokens, or by the minute where it has no price by tokens."""
@@ -75,6 +83,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It is a list of models of OpenAI's API too: `models.list()` of its clients works with the base URL that ends with
         `/v1`. A list is at most 10 seconds old.
+        """
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _models_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ServedModelEntry, _abc.Awaitable[_models_pb2.ServedModelEntry]]:
+        """Describes one model that live providers serve now.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
 
     @_abc_1.abstractmethod

@@ -231,6 +231,7 @@ class ExportedJob(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     OUTPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
+    CHAT_REQUEST_FIELD_NUMBER: _builtins.int
     named_provider_id: _builtins.int
     """The id of the provider that the job named. Absent if it named none."""
     limit_seconds: _builtins.float
@@ -245,6 +246,8 @@ class ExportedJob(_message.Message):
     """The media type of the output."""
     output_truncated: _builtins.bool
     """The output was truncated."""
+    chat_request: _builtins.str
+    """The conversation of a chat, as JSON. Absent for other jobs."""
     @_builtins.property
     def job(self) -> _jobs_pb2.Job:
         """The job as GetJob shows it, with its bill."""
@@ -279,15 +282,20 @@ class ExportedJob(_message.Message):
         idempotency_key: _builtins.str | None = ...,
         content_type: _builtins.str = ...,
         output_truncated: _builtins.bool = ...,
+        chat_request: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "named_provider_id", b"named_provider_id", "params", b"params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request", "_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "chat_request", b"chat_request", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "named_provider_id", b"named_provider_id", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "container_spec", b"container_spec", "content_type", b"content_type", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "limit_seconds", b"limit_seconds", "named_provider_id", b"named_provider_id", "output_truncated", b"output_truncated", "params", b"params", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request", "_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "chat_request", b"chat_request", "container_spec", b"container_spec", "content_type", b"content_type", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "limit_seconds", b"limit_seconds", "named_provider_id", b"named_provider_id", "output_truncated", b"output_truncated", "params", b"params", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chat_request: _TypeAlias = _typing.Literal["chat_request"]  # noqa: Y015
+    _WhichOneofArgType__chat_request: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request"]  # noqa: Y015
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
     _WhichOneofReturnType__named_provider_id: _TypeAlias = _typing.Literal["named_provider_id"]  # noqa: Y015
     _WhichOneofArgType__named_provider_id: _TypeAlias = _typing.Literal["_named_provider_id", b"_named_provider_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chat_request) -> _WhichOneofReturnType__chat_request | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
     @_typing.overload

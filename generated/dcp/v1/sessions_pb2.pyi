@@ -972,6 +972,7 @@ class JobOffer(_message.Message):
     OFFER_TIMEOUT_FIELD_NUMBER: _builtins.int
     LOST_AFTER_FIELD_NUMBER: _builtins.int
     OUTPUT_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    CHAT_REQUEST_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """The number of the attempt, counted from 1."""
     job_type: _jobs_pb2.JobType.ValueType
@@ -979,6 +980,11 @@ class JobOffer(_message.Message):
     output_limit_bytes: _builtins.int
     """The greatest size of the output, in bytes. The daemon truncates the output there and adds a marker; the
     run continues.
+    """
+    chat_request: _builtins.bytes
+    """The conversation of a chat, instead of the prompt or the messages of `params`: a JSON object in the form of
+    OpenAI's chat API, without a model and the most tokens, which `params` has. The output is the model server's
+    chunks then: a JSON object a line, of each chunk nothing but `choices`.
     """
     @_builtins.property
     def lease(self) -> Global___Lease:
@@ -1018,10 +1024,11 @@ class JobOffer(_message.Message):
         offer_timeout: _duration_pb2.Duration | None = ...,
         lost_after: _duration_pb2.Duration | None = ...,
         output_limit_bytes: _builtins.int = ...,
+        chat_request: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container_spec", b"container_spec", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "container_spec", b"container_spec", "job_type", b"job_type", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "output_limit_bytes", b"output_limit_bytes", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "chat_request", b"chat_request", "container_spec", b"container_spec", "job_type", b"job_type", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "output_limit_bytes", b"output_limit_bytes", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.engines import chat, refusals
+
+
+def offered(**params: Any) -> sessions_pb2.JobOffer:
+    return sessions_pb2.JobOffer(params=jobs_pb2.JobParams(**params))
 
 
 async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
@@ -25,14 +30,14 @@ async def test_events_are_parsed_despite_any_split_and_unicode_line_separators(s
 
 
 def test_only_the_default_length_is_sent_to_the_model_server() -> None:
-    body = chat.request_body(jobs_pb2.JobParams(model="m", prompt="hi"))
+    body = chat.request_body(offered(model="m", prompt="hi"))
     assert body["max_tokens"] == 256
     assert "temperature" not in body
     assert body["messages"] == [{"role": "user", "content": "hi"}]
 
 
 def test_zero_temperature_is_passed_on() -> None:
-    assert chat.request_body(jobs_pb2.JobParams(prompt="hi", temperature=0))["temperature"] == 0
+    assert chat.request_body(offered(prompt="hi", temperature=0))["temperature"] == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.foreign.documents import DocumentError
+from common.documents import DocumentError
 from daemon.foreign.events import EventReader, ServerEvent
 
 

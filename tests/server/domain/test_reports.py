@@ -16,6 +16,7 @@ from server.domain.tokens import MESSAGE_TOKENS, TEMPLATE_TOKENS
 PROMPT = "Say hello, منى."
 PROMPT_BYTES = len(PROMPT.encode())
 IMPOSSIBLE = FailureReason.IMPOSSIBLE_REPORT
+RAN = Facts(1000, written_bytes=20)
 CONTAINER_REASONS = (
     FailureReason.CONTAINER_EXIT,
     FailureReason.OUT_OF_MEMORY,
@@ -65,7 +66,7 @@ def failed(reason: FailureReason) -> FinishReport:
 @pytest.mark.parametrize("kind", JobType)
 @pytest.mark.parametrize("reason", CONTAINER_REASONS)
 def test_only_container_jobs_end_as_containers_do(kind: JobType, reason: FailureReason) -> None:
-    belief = believe(failed(reason), job(kind), Facts(1000))
+    belief = believe(failed(reason), job(kind), RAN)
     expected = reason if kind in NEED_IMAGE else IMPOSSIBLE
     assert belief.reason is expected
     assert (reason.value in belief.claim) is (expected is IMPOSSIBLE)
@@ -73,9 +74,9 @@ def test_only_container_jobs_end_as_containers_do(kind: JobType, reason: Failure
 
 def test_text_cannot_be_too_large_and_a_picture_can() -> None:
     too_large = failed(FailureReason.OUTPUT_TOO_LARGE)
-    assert believe(too_large, job(), Facts(1000)).reason is IMPOSSIBLE
+    assert believe(too_large, job(), RAN).reason is IMPOSSIBLE
     for kind in (JobType.IMAGE_GENERATION, JobType.RENDERING):
-        assert believe(too_large, job(kind), Facts(1000)).reason is FailureReason.OUTPUT_TOO_LARGE
+        assert believe(too_large, job(kind), RAN).reason is FailureReason.OUTPUT_TOO_LARGE
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_only_own_programs_and_limits_are_charged(
 def test_cancel_that_nobody_asked_for_is_the_providers_fault(outcome: RunOutcome) -> None:
     reason = FailureReason.CANCELLED if outcome is RunOutcome.FAILED else None
     ended = report(outcome, failure_reason=reason)
-    assert believe(ended, job(), Facts(1000)).reason is IMPOSSIBLE
-    assert believe(ended, job(cancel_requested_ms=5), Facts(1000)).reason is reason
+    assert believe(ended, job(), RAN).reason is IMPOSSIBLE
+    assert believe(ended, job(cancel_requested_ms=5), RAN).reason is reason
 
 
 def test_prompt_that_fits_into_the_announced_context_is_not_too_long() -> None:
@@ -118,10 +119,10 @@ def test_prompt_that_fits_into_the_announced_context_is_not_too_long() -> None:
 
 def test_bare_prompt_has_no_bad_parameters() -> None:
     bad = failed(FailureReason.BAD_PARAMS)
-    assert believe(bad, job(), Facts(1000)).reason is IMPOSSIBLE
+    assert believe(bad, job(), RAN).reason is IMPOSSIBLE
     asked = job(params={"temperature": 0.5})
-    assert believe(bad, asked, Facts(1000)).reason is FailureReason.BAD_PARAMS
-    assert believe(bad, job(JobType.RENDERING), Facts(1000)).reason is FailureReason.BAD_PARAMS
+    assert believe(bad, asked, RAN).reason is FailureReason.BAD_PARAMS
+    assert believe(bad, job(JobType.RENDERING), RAN).reason is FailureReason.BAD_PARAMS
 
 
 def test_counts_that_can_be_true_stay() -> None:
@@ -131,7 +132,7 @@ def test_counts_that_can_be_true_stay() -> None:
         "first_token_ms": 6000,
         "tokens_per_second": 21_000.0,
     }
-    belief = believe(report(usage=counts), job(), Facts(1000))
+    belief = believe(report(usage=counts), job(), RAN)
     assert (belief.usage, belief.claim, belief.reason) == (counts, "", None)
 
 
@@ -146,7 +147,7 @@ def test_counts_that_can_be_true_stay() -> None:
 )
 def test_counts_are_cut_to_what_they_can_be(name: str, most: int, is_claim: bool) -> None:
     counts = {"completion_tokens": 3} | {name: most + 1}
-    belief = believe(report(usage=counts), job(), Facts(1000))
+    belief = believe(report(usage=counts), job(), RAN)
     assert belief.usage == {"completion_tokens": 3} | {name: most, "bounded": [name]}
     assert (belief.reason is IMPOSSIBLE, bool(belief.claim)) == (is_claim, is_claim)
 
@@ -154,24 +155,24 @@ def test_counts_are_cut_to_what_they_can_be(name: str, most: int, is_claim: bool
 def test_more_tokens_than_were_asked_for_are_a_lie() -> None:
     counts = {"completion_tokens": 31}
     asked = job(params={"max_tokens": 29})
-    belief = believe(report(usage=counts), asked, Facts(1000))
+    belief = believe(report(usage=counts), asked, RAN)
     assert (belief.usage, belief.reason) == (
         {"completion_tokens": 21, "bounded": ["completion_tokens"]},
         IMPOSSIBLE,
     )
-    within = believe(report(usage={"completion_tokens": 30}), asked, Facts(1000))
+    within = believe(report(usage={"completion_tokens": 30}), asked, RAN)
     assert (within.usage or {})["bounded"] == ["completion_tokens"]
     assert within.reason is None
 
 
 def test_truncated_output_may_have_more_tokens_than_were_relayed() -> None:
     counts = {"completion_tokens": 5000}
-    assert believe(report(usage=counts, output_truncated=True), job(), Facts(1000)).usage == counts
+    assert believe(report(usage=counts, output_truncated=True), job(), RAN).usage == counts
 
 
 def test_what_a_daemon_says_of_bounds_is_dropped() -> None:
     counts = {"completion_tokens": 3, "bounded": ["prompt_tokens"]}
-    assert believe(report(usage=counts), job(), Facts(1000)).usage == {"completion_tokens": 3}
+    assert believe(report(usage=counts), job(), RAN).usage == {"completion_tokens": 3}
 
 
 def test_foreign_reason_excuses_no_released_run() -> None:

@@ -23,6 +23,7 @@ READS = {
     name: method
     for name, method in METHODS.items()
     if method.GetOptions().Extensions[annotations_pb2.http].get
+    and method.name != "GetModel"  # one of ListModels, and no provider is live here
 }
 # What each call sends besides its other fields: one call for each value.
 VALUES: dict[str, tuple[Any, ...]] = {

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from dcp.v1 import (
+    chats_pb2,
     gpus_pb2,
     honesty_pb2,
     jobs_pb2,
@@ -88,6 +89,9 @@ def valid_request(method: str) -> Message:
         ),
         "WithdrawalService.RequestWithdrawal": withdrawals_pb2.RequestWithdrawalRequest(
             amount_halala=1000, iban="SA0380000000608010167519"
+        ),
+        "ChatService.SubmitChat": chats_pb2.SubmitChatRequest(
+            model=MODEL, request=b'{"messages": [{"role": "user", "content": "hi"}]}'
         ),
         "WebhookService.SetWebhook": webhooks_pb2.SetWebhookRequest(url="https://renter.example/events"),
         "PrivacyService.DeleteOwnAccount": privacy_pb2.DeleteOwnAccountRequest(email="r@example.com"),
@@ -208,7 +212,8 @@ def _faults(field: Any, rule: options_pb2.FieldRule) -> Iterator[tuple[str, Any]
     if rule.HasField("maximum"):
         yield "above", convert(rule.maximum) + step
     if rule.HasField("max_length"):
-        yield "too long", "x" * (rule.max_length + 1)
+        letter: str | bytes = b"x" if field.type == FieldDescriptor.TYPE_BYTES else "x"
+        yield "too long", letter * (rule.max_length + 1)
     if rule.values:
         yield "none of its values", f"{rule.values[0]}s"
     if field.type == FieldDescriptor.TYPE_STRING:
@@ -230,8 +235,6 @@ NOT_SHOWN = {
         "role",
         "content",
         "prompt",
-        "stop",
-        "response_format",
         "command",
         "env",
         "input_files",
@@ -274,6 +277,7 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
         "dcp.v1.SetStoragePriceRequest.sar_per_gb_day",  # a decimal number
         "dcp.v1.ListAvailableProvidersRequest.cursor",  # made by the server for one list
         "dcp.v1.SubmitJobRequest.quote_id",  # signed by the server
+        "dcp.v1.SubmitChatRequest.cache_key",  # only compared
         "dcp.v1.TokenLogprob.token",  # compared with those of other daemons
         "dcp.v1.Usage.bounded",  # the server's own words: what a daemon sends there is dropped
     }

@@ -22,10 +22,12 @@ from google.protobuf.json_format import MessageToDict
 from server.domain import canaries as rules
 from server.domain.canaries import Canary, CanaryFault, CanaryVerdict
 from server.domain.jobs import Logprobs
+from server.domain.prompts import Shape
 from server.store import canaries, jobs
 from server.store.models import ApiKey, Renter
 from tests.server.services.test_verdicts import gpu_status, verdict
 from tests.support import plans, running_server
+from tests.support.chats import answer_to, texts_of
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party
 
@@ -54,7 +56,7 @@ def honest(prompt: str) -> str:
 
 
 def prompt_of(offer: sessions_pb2.JobOffer) -> str:
-    return offer.params.prompt or "\n".join(message.content for message in offer.params.messages)
+    return "\n".join(texts_of(offer))
 
 
 class Machine:
@@ -72,14 +74,14 @@ class Machine:
         self.offers.append(offer)
         await self.daemon.start(offer.lease)
         self.market.clock.advance(thinks)
-        data = (honest(prompt_of(offer)) if text is None else text).encode()
-        if data:
-            await self.daemon.output(offer.lease, 1, data)
+        said = honest(prompt_of(offer)) if text is None else text
+        if said:
+            await self.daemon.output(offer.lease, 1, answer_to(offer, said))
         await self.daemon.heard_nothing()
         self.market.clock.advance(seconds)
         usage = jobs_pb2.Usage(prompt_tokens=9, completion_tokens=tokens)
         await self.daemon.finished(
-            offer.lease, seconds=seconds, last_output_seq=int(bool(data)), usage=usage, **report
+            offer.lease, seconds=seconds, last_output_seq=int(bool(said)), usage=usage, **report
         )
 
     async def found(self) -> list[Canary]:
@@ -341,17 +343,27 @@ async def test_results_are_listed_oldest_first_and_counted(checked: Market) -> N
     assert await checked.sql(lambda: canaries.passed(ids)) == {ids[0]: len(newest[ids[0]]), ids[1]: 0, 999: 0}
 
 
-async def test_daemon_cannot_tell_a_canary_from_a_renters_job(checked: Market) -> None:
+@pytest.mark.parametrize("is_chat", [False, True])
+async def test_daemon_cannot_tell_a_canary_from_a_renters_job(
+    checked: Market, is_chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The offer has the same fields as that of a renter who asks for no randomness."""
+    monkeypatch.setattr("server.services.canaries.Shape", lambda most, long, _: Shape(most, long, is_chat))
     provider, _ = await three(checked, (None, None))
     canary = provider.offers[0]
+    assert bool(canary.chat_request) is is_chat
     renter = await checked.renter()
-    job = await checked.submit(
-        renter,
-        provider.party,
-        params=canary.params,
-        duration_minutes=canary.run_limit.ToSeconds() / 60,
-    )
+    if is_chat:
+        job = await checked.chat(
+            renter, canary.chat_request, model=canary.params.model, max_tokens=canary.params.max_tokens
+        )
+    else:
+        job = await checked.submit(
+            renter,
+            provider.party,
+            params=canary.params,
+            duration_minutes=canary.run_limit.ToSeconds() / 60,
+        )
     await provider.answer()
     theirs = provider.offers[1]
     assert theirs.lease.job_id == job.job_id

@@ -14,6 +14,7 @@ from server.store.models import Canary as CanaryRow
 from tests.server.services.test_canaries import FILLER, Machine, honest, machine, nonsense, prompt_of
 from tests.server.services.test_standings import SUSPECT, standing_of
 from tests.support import running_server
+from tests.support.chats import answer_to
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market
 
@@ -45,7 +46,7 @@ class Player:
         self.machine.offers.append(offer)
         text = self.says(prompt_of(offer))
         await self.machine.daemon.start(offer.lease)
-        await self.machine.daemon.output(offer.lease, 1, text.encode())
+        await self.machine.daemon.output(offer.lease, 1, answer_to(offer, text))
         await self.machine.daemon.heard_nothing()
         self.machine.market.clock.advance(1)
         await self.machine.daemon.finished(offer.lease, seconds=1, last_output_seq=1)

@@ -6,6 +6,7 @@ The methods come from the descriptors: a method that takes a key and has no scen
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from dcp.v1 import (
+    chats_pb2,
     disputes_pb2,
     jobs_pb2,
     ledger_pb2,
@@ -77,6 +79,16 @@ async def submit(market: Market) -> Scene:
     return Scene(request_for(3), renter.metadata, request_for(4))
 
 
+async def chat(market: Market) -> Scene:
+    renter = await market.renter()
+
+    def request_for(text: str) -> chats_pb2.SubmitChatRequest:
+        said = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+        return chats_pb2.SubmitChatRequest(model=MODEL, request=said)
+
+    return Scene(request_for("Say hello."), renter.metadata, request_for("Say hello!"))
+
+
 async def withdraw(market: Market) -> Scene:
     provider = await provider_with_earnings(market)
     request_of = withdrawals_pb2.RequestWithdrawalRequest
@@ -126,6 +138,7 @@ SCENES: dict[str, Callable[[Market], Awaitable[Scene]]] = {
     "RenterService.TopUpOwnWallet": top_up,
     "LedgerService.CreditRenter": credit,
     "JobService.SubmitJob": submit,
+    "ChatService.SubmitChat": chat,
     "OperationService.RequeueJob": requeue,
     "DisputeService.DecideDispute": decide,
     "WithdrawalService.RequestWithdrawal": withdraw,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.foreign.documents import DocumentError, parse, parse_object
+from common.documents import DocumentError, parse, parse_object
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""ChatService at the wire."""
+
+from __future__ import annotations
+
+from dcp.v1 import chats_pb2 as pb
+from dcp.v1 import chats_pb2_grpc
+
+from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.interceptors import caller
+from server.services.chats import Chats
+
+
+class ChatServicer(chats_pb2_grpc.ChatServiceServicer):
+    def __init__(self, chats: Chats) -> None:
+        self._chats = chats
+
+    async def SubmitChat(self, request: pb.SubmitChatRequest, context: Context) -> pb.SubmitChatResponse:
+        submitted = await self._chats.submit(
+            caller().id,
+            caller().key_id,
+            request.model.strip(),
+            request.request,
+            max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
+            cache_key=request.cache_key,
+            idempotency_key=request.idempotency_key,
+        )
+        return pb.SubmitChatResponse(job=convert.job(submitted.job), max_tokens=submitted.max_tokens)
