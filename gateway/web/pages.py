@@ -37,6 +37,7 @@ def page_routes(files: Sequence[FileDescriptor], daemon_server: Address) -> list
     drawn = _Drawn(tuple(files), daemon_server)
     return [
         Route("/openapi.json", _openapi(drawn)),
+        Route("/llms.txt", _guide(drawn)),
         Route("/static/{version}/{name}", _static(drawn)),
         *(Route(path, _page(path, drawn)) for path in PATHS),
     ]
@@ -71,6 +72,13 @@ def _openapi(drawn: _Drawn) -> Endpoint:
         return documents.get(code, documents[ENGLISH.code]).answer(request)
 
     return openapi_json
+
+
+def _guide(drawn: _Drawn) -> Endpoint:
+    async def llms_txt(request: Request) -> Response:
+        return (await drawn.site()).guide.answer(request)
+
+    return llms_txt
 
 
 def _page(path: str, drawn: _Drawn) -> Endpoint:

@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gateway import openapi
 from gateway.config import Address
-from gateway.languages import LANGUAGES, Language
+from gateway.dialects.table import DIALECTS
+from gateway.languages import ENGLISH, LANGUAGES, Language
 from gateway.routes import BASES
 from gateway.web.documents import FOREVER, SECURITY_HEADERS, Document
 from gateway.web.reference import Reference, markdown
@@ -42,6 +43,8 @@ class Site:
     """The OpenAPI document by language."""
     pages: Mapping[str, Mapping[str, Document]]
     """The pages by path and language."""
+    guide: Document
+    """What the API is, for language models."""
 
 
 @cache
@@ -64,6 +67,7 @@ def draw(files: tuple[FileDescriptor, ...], daemon_server: Address) -> Site:
                 for code, language in LANGUAGES.items()
             },
         },
+        guide=page.guide(apis[ENGLISH.code]),
     )
 
 
@@ -106,3 +110,8 @@ class _Templates:
             **values,
         )
         return Document(text.encode(), "text/html; charset=utf-8", headers=SECURITY_HEADERS)
+
+    def guide(self, api: openapi.Json) -> Document:
+        """The page for language models, in the form of llmstxt.org."""
+        text = self._jinja.get_template("llms.txt").render(api=api, doors=DIALECTS)
+        return Document(text.encode(), "text/plain; charset=utf-8", headers=SECURITY_HEADERS)

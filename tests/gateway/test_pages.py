@@ -13,6 +13,7 @@ import httpx
 import pytest
 from dcp.v1 import options_pb2
 
+from gateway.dialects.table import DIALECTS
 from gateway.languages import ARABIC, ENGLISH, LANGUAGES, Language
 from gateway.openapi import document
 from gateway.routes import Binding, bindings, discover
@@ -275,3 +276,16 @@ async def test_pages_answer_head_without_a_body(gateway: httpx.AsyncClient) -> N
     answer = await gateway.head("/docs")
     assert (answer.status_code, answer.content) == (200, b"")
     assert (await gateway.post("/docs")).status_code == 405
+
+
+async def test_page_for_language_models_names_every_route_and_door(gateway: httpx.AsyncClient) -> None:
+    answer = await gateway.get("/llms.txt")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text.startswith("# DCP API\n\n> ")
+    api = document(discover())
+    for path, item in api["paths"].items():
+        for verb in item:
+            assert f"- `{verb.upper()} {path}`: " in answer.text
+    for path in DIALECTS:
+        assert f"- `POST {path}`: " in answer.text
+    assert "&#" not in answer.text

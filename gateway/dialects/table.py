@@ -1,0 +1,23 @@
+"""The dialects by their paths, with what each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gateway.dialects import Dialect
+from gateway.dialects.anthropic_messages import AnthropicMessages
+from gateway.dialects.openai_chat import OpenAIChat
+
+
+class Door(NamedTuple):
+    """A path of `/v1` for a POST."""
+
+    dialect: Dialect
+    about: str
+
+
+DIALECTS: Mapping[str, Door] = {
+    "/v1/chat/completions": Door(OpenAIChat(), "OpenAI's chat completions, whole or streamed, with tools"),
+    "/v1/messages": Door(AnthropicMessages(), "Anthropic's messages, whole or streamed, with tools"),
+}
