@@ -33,6 +33,9 @@ _TYPES: Mapping[int, str] = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_THREAD = "thread"
+_NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": []}
+"""With these details, Anthropic's client sends the whole conversation instead."""
 _TOO_LONG = "prompt is too long"
 """Claude Code shortens its conversation at an error with these words."""
 _REASONS: Mapping[str, str] = {"length": "max_tokens", "content_filter": "refusal"}
@@ -66,12 +69,17 @@ class AnthropicMessages:
         if error.code == "PROMPT_TOO_LONG" and not text.lower().startswith(_TOO_LONG):
             text = f"{_TOO_LONG}: {text}"
         kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
+        values: Values = {"type": kind, "message": text}
+        if error.facts.get("field") == _THREAD:
+            values["details"] = _NO_THREADS
+        return {"type": "error", "error": values, "request_id": request_id}
 
 
 def counted(body: Values) -> Conversation:
     """Reads a request of `POST /v1/messages/count_tokens`, which has no most tokens. Raises INVALID_FIELD."""
     metadata, thinking = body.get("metadata"), body.get("thinking")
+    if body.get(_THREAD) is not None:
+        raise invalid(_THREAD, "is not kept by this market; send the whole conversation in messages")
     return Conversation(
         required_model(body),
         chat=anthropic_requests.chat(body),

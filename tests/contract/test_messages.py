@@ -179,3 +179,30 @@ async def test_beta_flag_and_a_look_at_the_root_are_answered(there: Scene) -> No
     )
     await there.answers("Hi")
     assert (await asking).json()["content"] == [{"type": "text", "text": "Hi"}]
+
+
+async def test_tool_runner_of_anthropics_client_gets_its_answer(there: Scene) -> None:
+    """It would keep its conversation at the server, and has to send it whole here."""
+
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """Tells the weather of a city."""
+        return f"{city}: 38 °C"
+
+    runner = client(there).beta.messages.tool_runner(
+        model=MODEL, max_tokens=99, tools=[weather], messages=HELLO
+    )
+    asking = asyncio.ensure_future(runner.until_done())
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    function = {"name": "weather", "arguments": '{"city": "Jeddah"}'}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+    await there.daemon.output(offer.lease, 1, line("tool_calls", tool_calls=[call]))
+    await there.finishes(offer, 1)
+    offer = await there.answers("It is hot.")
+    final = await asking
+    assert final.content[0].type == "text"
+    assert final.content[0].text == "It is hot."
+    messages = json.loads(offer.chat_request)["messages"]
+    assert [each["role"] for each in messages] == ["user", "assistant", "tool"]
+    assert messages[2]["content"] == "Jeddah: 38 °C"
