@@ -1,4 +1,4 @@
-"""`/v1/responses` and `/v1/completions` by OpenAI's client: a real gateway and server, a daemon's messages."""
+"""`/v1/responses` and `/v1/completions` by OpenAI's client before a real gateway, server and daemon stream."""
 
 from __future__ import annotations
 
