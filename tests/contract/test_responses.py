@@ -1,4 +1,4 @@
-"""`/v1/responses` and `/v1/completions` by OpenAI's client before a real gateway, server and daemon stream."""
+"""`/v1/responses` and `/v1/completions` by OpenAI's client: real gateway and server, a daemon's messages."""
 
 from __future__ import annotations
 
