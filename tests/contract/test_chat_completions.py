@@ -495,3 +495,37 @@ async def test_request_without_a_key_is_refused_before_its_body(there: Scene) ->
     error = answer.json()["error"]
     told = (answer.status_code, error["code"], error["reason"])
     assert told == (401, "invalid_api_key", "MISSING_CREDENTIAL")
+
+
+async def test_daemon_cannot_pass_an_ordinary_output_off_as_chunks(there: Scene) -> None:
+    job = await there.market.submit(there.renter)
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, b"plain text")
+    await there.daemon.finished(offer.lease, seconds=1, last_output_seq=1, content_type="application/jsonl")
+    output = await there.market.output(job, there.renter)
+    assert (output.response, output.HasField("chunks")) == ("plain text", False)
+
+
+async def test_model_server_that_refuses_a_conversation_is_not_the_providers_fault(there: Scene) -> None:
+    asking = asyncio.create_task(there.client().chat.completions.create(model=MODEL, messages=HELLO))
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.fails(offer, jobs_pb2.FAILURE_REASON_BAD_PARAMS)
+    with pytest.raises(openai.BadRequestError):
+        await asking
+    why = await there.market.why(jobs_pb2.Job(job_id=offer.lease.job_id), there.renter)
+    assert why.attempts[-1].outcome == jobs_pb2.ATTEMPT_OUTCOME_FAILED
+    job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
+    assert job.failure_reason == jobs_pb2.FAILURE_REASON_BAD_PARAMS
+
+
+async def test_tokens_of_a_chat_are_bounded_by_what_its_chunks_say(there: Scene) -> None:
+    asking = asyncio.create_task(there.client().chat.completions.create(model=MODEL, messages=HELLO))
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, line("stop", content="abc", padding="x" * 500))
+    await there.finishes(offer, 1, completion=400)
+    answer = await asking
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4  # a byte each, and one that ends the answer
