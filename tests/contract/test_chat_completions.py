@@ -392,6 +392,26 @@ async def test_picture_travels_with_its_request_and_an_address_is_refused(there:
         assert refused.value.param == "messages[0].content[1]"
 
 
+async def test_provider_lost_before_the_first_chunk_is_replaced_unseen(there: Scene) -> None:
+    asking = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    # Half of a line is no chunk, and must not run into the next attempt's first.
+    await there.daemon.output(offer.lease, 1, line(content="lost")[:30])
+    await there.daemon.finished(
+        offer.lease, outcome=sessions_pb2.RUN_OUTCOME_RELEASED, last_output_seq=1, seconds=1
+    )
+    again = await there.daemon.expect("job_offer")
+    assert again.attempt == 2
+    await there.daemon.start(again.lease)
+    await there.daemon.output(again.lease, 1, line("stop", content="found"))
+    await there.finishes(again, 1)
+    texts = [chunk.choices[0].delta.content or "" async for chunk in await asking]
+    assert "".join(texts) == "found"
+
+
 async def test_what_a_model_server_cannot_read_does_not_reach_it(there: Scene) -> None:
     more = {"n_predict": 10**9, "chat_template": "{{ 1 }}", "lora": "x", "user": "me", "top_k": 7}
     _, offer = await chunks_of(there, line("stop", content="x"), extra_body=more)
@@ -440,7 +460,8 @@ async def test_conversation_goes_to_the_provider_that_had_it_last(there: Scene) 
     def talk(*texts: str) -> Any:
         return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
-    await turn(first, messages=talk("Hello."))
+    for number in range(6):  # a record that the other one has not
+        await turn(first, messages=talk(f"Hello {number}."))
     await has_slots(0)
     await turn(other, messages=talk("What is a GPU?"))
     await turn(other, messages=talk("Another question."), prompt_cache_key="k")
