@@ -550,3 +550,37 @@ async def test_tokens_of_a_chat_are_bounded_by_what_its_chunks_say(there: Scene)
     answer = await asking
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 4  # a byte each, and one that ends the answer
+
+
+@pytest.mark.parametrize(
+    ("path", "is_cut"), [("/v1/chat/completions", True), ("/v1/messages", True), ("/v1/responses", False)]
+)
+async def test_broken_stream_has_its_error_and_no_end_that_looks_whole(
+    there: Scene, path: str, is_cut: bool
+) -> None:
+    body = {"model": MODEL, "messages": HELLO, "input": "Hello", "max_tokens": 9, "stream": True}
+    headers = {"authorization": f"Bearer {there.renter.key}"}
+    text, broken = "", False
+
+    async def begins() -> sessions_pb2.JobOffer:
+        offer: sessions_pb2.JobOffer = await there.daemon.expect("job_offer")
+        await there.daemon.start(offer.lease)
+        await there.daemon.output(offer.lease, 1, line(content="half an"))
+        return offer
+
+    beginning = asyncio.create_task(begins())
+    async with there.http.stream("POST", path, json=body, headers=headers) as answer:
+        offer = await beginning
+        parts = answer.aiter_text()
+        while "half an" not in text:
+            text += await anext(parts)
+        await there.fails(offer, jobs_pb2.FAILURE_REASON_ENGINE_FAILED, 1)
+        try:
+            async for part in parts:
+                text += part
+        except httpx.RemoteProtocolError:
+            broken = True
+    assert broken is is_cut
+    assert "error" in text
+    for mark in ("[DONE]", "message_stop", "response.completed"):
+        assert mark not in text
