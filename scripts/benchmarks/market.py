@@ -130,10 +130,15 @@ class Market:
         return self.daemon
 
     async def start_attached_daemon(self, name: str, url: str, *, key: str = "", slots: int) -> Program:
-        """Starts a dcp-daemon, which gives that many jobs at once to a model server. Raises BenchError."""
+        """Starts a dcp-daemon, which gives that many jobs at once to a model server. Raises BenchError.
+
+        An operator vouches for its provider: of a new one, only four slots are believed.
+        """
         registered = await self.call(
             "POST", "/api/providers/register", {"name": name, "email": f"{name}@example.com"}
         )
+        path = f"/api/admin/providers/{registered['provider_id']}/vouch"
+        await self.call("POST", path, {"vouched": True, "reason": "Of the bench."}, self.admin)
         settings = {
             # So that it does not read the settings file of the user who runs this.
             "HOME": str(self.folder),
