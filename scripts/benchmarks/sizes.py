@@ -18,9 +18,9 @@ class Sizes:
     dispatch_rounds: int = 2
     peers: int = 1
     """1: compares with peers, which are installed if necessary; 0: does not."""
-    inference_answers: int = 4
+    inference_answers: int = 3
     inference_rounds: int = 2
-    inference_tokens: int = 100
+    inference_tokens: int = 64
     inference_seconds: float = 3.0
     fleet_daemons: int = 10_000
     fleet_hold_seconds: float = 30.0
@@ -65,7 +65,7 @@ QUICK = Sizes(
     dispatch_rounds=1,
     inference_answers=2,
     inference_rounds=1,
-    inference_tokens=50,
+    inference_tokens=32,
     inference_seconds=1.0,
     fleet_daemons=300,
     fleet_hold_seconds=5.0,
