@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 MAX_IMAGE_BYTES = 48 * 1024 * 1024
 LOOK_SECONDS = 5.0
 FAILURES = 2
+LIST_SECONDS = 15.0
+"""How long the server's list is believed by jobs. The daemon asks for it every ten seconds, and a job whose
+model is gone fails at the provider's cost in any case."""
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}")
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
@@ -75,6 +78,7 @@ class AttachedEngine(Engine):
         self._catalogue = Catalogue()
         self._problem = ""
         self._failures = FAILURES
+        self._listed_until = self._clock.monotonic()
 
     @property
     def slots(self) -> int:
@@ -127,6 +131,7 @@ class AttachedEngine(Engine):
                 logger.info("the attached model server answers models=%d", len(listed))
                 self._native.forget()
             self._failures = 0
+            self._listed_until = self._clock.monotonic() + LIST_SECONDS
             self._take(listed)
         if problem and (self._failures == FAILURES or problem != self._problem):
             logger.warning("the attached model server cannot be used: it %s", problem)
@@ -190,12 +195,13 @@ class AttachedEngine(Engine):
         return "\n".join((self._attachment.url, kind, served_name, self._native.digest(served_name)))
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
-        """Checks the parameters and that the model is there. Raises EngineError."""
+        """Checks the parameters and that the model is there, lately at least. Raises EngineError."""
         if offer.job_type == jobs_pb2.JOB_TYPE_IMAGE_GENERATION:
             _image_request(offer.params)
         else:
             chat.request_body(offer)
-        await self._refresh_list()
+        if self._clock.monotonic() >= self._listed_until:
+            await self._refresh_list()
         if offer.params.model not in self._models:
             raise refusals.engine_failed()
 
@@ -217,9 +223,14 @@ class AttachedEngine(Engine):
             patience=self._patience,
             path="/chat/completions",
         )
-        async with aclosing(pieces):
-            async for piece in pieces:
-                yield piece
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+        except EngineError:
+            # The next job asks first.
+            self._listed_until = self._clock.monotonic()
+            raise
 
     async def close(self) -> None:
         """Forgets the server, which goes on."""

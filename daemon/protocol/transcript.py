@@ -218,7 +218,8 @@ class Transcript:
             return ()
         chunks: list[Record] = []
         for channel, pieces in self.channels.items():
-            pieces.seal(window)
+            # A chat leaves in small pieces, one at a time: in larger ones if the server stores them slowly.
+            pieces.seal(1 if self.offer.chat_request else window)
             chunks += [Chunk(channel, seq, data) for seq, data in pieces.take_unsaved()]
         finish = [record for record in self._unsaved if isinstance(record, Finished)]
         others = [record for record in self._unsaved if not isinstance(record, Finished)]

@@ -41,6 +41,8 @@ STOP_SECONDS = 2.0
 # Tokens are gathered so that each does not cost a message, a write of the journal and a commit: the first
 # piece leaves at once, later ones after this time or at this size, and the last ones with the result.
 FLUSH_SECONDS = 0.25
+# Who asks for a chat reads along. Its chunks are also gathered for as long as the server has one to store.
+CHAT_FLUSH_SECONDS = 0.05
 FLUSH_BYTES = 64 * 1024
 
 RUNNER_FAILED = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's engine broke down.")
@@ -228,7 +230,8 @@ class Attempts:
         usage, content_type = jobs_pb2.Usage(), ""
         logprobs: tuple[sessions_pb2.TokenLogprob, ...] = ()
         attempt = self._attempts[lease_key(lease)]
-        attempt.writer = writer = _Writer(lease, self._emit, self._clock)
+        flush_seconds = CHAT_FLUSH_SECONDS if offer.chat_request else FLUSH_SECONDS
+        attempt.writer = writer = _Writer(lease, self._emit, self._clock, flush_seconds)
         if attempt.runner is not None:
             attempt.image_digest = attempt.runner.image_digest(lease)
         async with aclosing(pieces):
@@ -282,7 +285,9 @@ def _check_fits(picture: Picture, limit_bytes: int) -> None:
 class Batcher:
     """Gathers pieces of text, as UTF-8, and of bytes into chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, flush_seconds: float = FLUSH_SECONDS) -> None:
+        """`flush_seconds`: how long pieces are gathered after a chunk."""
+        self._flush_seconds = flush_seconds
         self._buffer = bytearray()
         self._lines = Lines()
         self._flushed_at: float | None = None
@@ -304,7 +309,7 @@ class Batcher:
         """How long what waits may still be gathered; 0 for the first chunk; None if nothing waits."""
         if not self._buffer and not self._lines.is_waiting:
             return None
-        return 0.0 if self._flushed_at is None else max(0.0, self._flushed_at + FLUSH_SECONDS - now)
+        return 0.0 if self._flushed_at is None else max(0.0, self._flushed_at + self._flush_seconds - now)
 
     def flush(self, now: float) -> bytes:
         """Everything that waits, as one chunk."""
@@ -317,11 +322,11 @@ class Batcher:
 class _Writer:
     """Emits an attempt's output and log in chunks; a chunk never waits for the next piece."""
 
-    def __init__(self, lease: sessions_pb2.Lease, emit: Emit, clock: Clock) -> None:
+    def __init__(self, lease: sessions_pb2.Lease, emit: Emit, clock: Clock, flush_seconds: float) -> None:
         self._lease = lease
         self._emit = emit
         self._clock = clock
-        self._batchers = {channel: Batcher() for channel in Channel}
+        self._batchers = {channel: Batcher(flush_seconds) for channel in Channel}
         self._timers: dict[Channel, asyncio.TimerHandle] = {}
 
     def write(self, channel: Channel, data: str | bytes | Chunk) -> None:

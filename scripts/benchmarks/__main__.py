@@ -54,6 +54,13 @@ PARTS = {
         75,
         300,
     ),
+    "inference": Part(
+        "first token, tokens/s and pauses of streamed chats through gateway, server and daemon, in\n"
+        "turns with the same model server asked directly: a small real model, and an engine that\n"
+        "writes a token every 10 ms; short chats/s and CPU beside LiteLLM's proxy",
+        75,
+        300,
+    ),
     "fleet": Part("10,000 daemon connections: set-up rate, server memory, CPU of heartbeats", 100, 400),
     "storm": Part(
         "10,000 daemons come back after SIGKILL and SIGTERM of the server: seconds, refusals", 110, 400

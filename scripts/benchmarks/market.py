@@ -129,6 +129,33 @@ class Market:
         self.running.append(self.daemon)
         return self.daemon
 
+    async def start_attached_daemon(self, name: str, url: str, *, key: str = "", slots: int) -> Program:
+        """Starts a dcp-daemon, which gives that many jobs at once to a model server. Raises BenchError.
+
+        An operator vouches for its provider: of a new one, only four slots are believed.
+        """
+        registered = await self.call(
+            "POST", "/api/providers/register", {"name": name, "email": f"{name}@example.com"}
+        )
+        path = f"/api/admin/providers/{registered['provider_id']}/vouch"
+        await self.call("POST", path, {"vouched": True, "reason": "Of the bench."}, self.admin)
+        settings = {
+            # So that it does not read the settings file of the user who runs this.
+            "HOME": str(self.folder),
+            "DCP_SERVER": self.server_address,
+            "DCP_PROVIDER_KEY": registered["api_key"],
+            "DCP_STATE_DIR": str(self.folder / name),
+            "DCP_MODELS": "",
+            "DCP_ATTACHED_URL": url,
+            "DCP_ATTACHED_API_KEY": key,
+            "DCP_ATTACHED_SLOTS": str(slots),
+            "DCP_LOG_LEVEL": "warning",
+        }
+        daemon = self._start(f"dcp-daemon-{name}", [BIN / "dcp-daemon", "run"], settings)
+        daemon.wait_for(r"^(ready)")
+        self.running.append(daemon)
+        return daemon
+
     def _start(self, kind: str, command: list[str | Path], settings: dict[str, str]) -> Program:
         program = self._programs.start(f"{self.name}-{kind}", command, {**settings, **self._settings})
         program.name = kind

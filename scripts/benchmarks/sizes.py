@@ -18,6 +18,10 @@ class Sizes:
     dispatch_rounds: int = 2
     peers: int = 1
     """1: compares with peers, which are installed if necessary; 0: does not."""
+    inference_answers: int = 3
+    inference_rounds: int = 2
+    inference_tokens: int = 64
+    inference_seconds: float = 3.0
     fleet_daemons: int = 10_000
     fleet_hold_seconds: float = 30.0
     fleet_jobs: int = 100
@@ -59,6 +63,10 @@ QUICK = Sizes(
     gateway_rounds=1,
     dispatch_jobs=20,
     dispatch_rounds=1,
+    inference_answers=2,
+    inference_rounds=1,
+    inference_tokens=32,
+    inference_seconds=1.0,
     fleet_daemons=300,
     fleet_hold_seconds=5.0,
     fleet_jobs=10,

@@ -55,6 +55,15 @@ _newest_of_renter = PreparedRows(
     ),
     without=_UNLISTED,
 )
+# A hundred whole jobs would take more time than the rest of a submit.
+_newest_runs = PreparedQuery(
+    lambda: (
+        db.Job.select(db.Job.job_type, db.Job.model, db.Job.state, db.Job.billed_ms, db.Job.usage)
+        .where(db.Job.renter_id == arg("renter_id"))
+        .order_by(db.Job.created_ms.desc(), db.Job.job_id.desc())
+        .limit(arg("limit"))
+    )
+)
 _newest_of_provider = PreparedRows(
     db.Job,
     lambda rows: (
@@ -253,6 +262,18 @@ def by_idempotency_key(renter_id: int, key: str) -> Job | None:
 def newest_of_renter(renter_id: int, limit: int) -> list[Job]:
     """A renter's newest jobs."""
     return [job_of(row) for row in _newest_of_renter.all(renter_id=renter_id, limit=limit)]
+
+
+def newest_runs(
+    renter_id: int, job_type: JobType, model: str | None, limit: int
+) -> list[tuple[int, dict[str, Any]]]:
+    """Of a renter's newest jobs, the billed time and the usage of those that completed with this model."""
+    like = (job_type.value, model, JobState.COMPLETED.value)
+    return [
+        (billed_ms, json.loads(usage) if usage else {})
+        for *found, billed_ms, usage in _newest_runs.all(renter_id=renter_id, limit=limit)
+        if tuple(found) == like and billed_ms is not None
+    ]
 
 
 def newest_of_provider(provider_id: int, limit: int) -> list[Job]:

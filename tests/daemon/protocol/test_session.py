@@ -241,6 +241,19 @@ def test_credit_limits_unacknowledged_chunks_and_the_result_comes_last() -> None
     assert sent(effects, "output_chunk")[0].seq == 3
 
 
+def test_text_of_a_chat_is_gathered_while_the_server_stores_some() -> None:
+    bench = Bench().open().running(chat_request=b'{"messages":[]}')
+    for letter in (b"a", b"b", b"c"):
+        bench.write(letter)
+    assert [chunk.data for chunk in sent(bench.effects, "output_chunk")] == [b"a"]
+    effects = bench.hear(output_ack=sessions_pb2.OutputAck(lease=lease(), output_through_seq=1))
+    assert [chunk.data for chunk in sent(effects, "output_chunk")] == [b"bc"]
+    bench.write(b"d")
+    effects = bench.finish()
+    assert kinds(effects) == ["output_chunk", "job_finished"], "the end waits for nothing"
+    assert sent(effects, "output_chunk")[0].data == b"d"
+
+
 def text_of(effects: list[Effect]) -> bytes:
     return b"".join(chunk.data for chunk in sent(effects, "output_chunk"))
 

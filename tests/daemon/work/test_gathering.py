@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -22,14 +23,14 @@ HANG_SECONDS = 10.0
 class Scene:
     """One attempt of a script, its events, and what goes with its result."""
 
-    def __init__(self, script: list[Piece]) -> None:
+    def __init__(self, script: list[Piece], **fields: Any) -> None:
         self.wrote: list[bytes] = []
         self.rest: list[bytes] = []
         self.ended = asyncio.Event()
         self.moved = asyncio.Event()
         engine = ScriptedEngine(script)
         self.attempts = Attempts([engine], self._emit, self._has_room, SystemClock())
-        self.attempts.start(offer(job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE))
+        self.attempts.start(offer(job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, **fields))
 
     def _emit(self, event: ev.AttemptEvent) -> None:
         match event:
@@ -93,6 +94,20 @@ async def test_gathered_pieces_leave_after_a_while(
     monkeypatch.setattr(work, "FLUSH_SECONDS", 0.02)
     go_on = asyncio.Event()
     scene = Scene(["Hel", go_on, "l", "o", never])
+    await scene.until_written(1)
+    go_on.set()
+    await scene.until_written(2)
+    assert scene.wrote == [b"Hel", b"lo"]
+    await scene.attempts.close()
+
+
+async def test_chat_is_gathered_for_a_shorter_while(
+    monkeypatch: pytest.MonkeyPatch, never: asyncio.Event
+) -> None:
+    monkeypatch.setattr(work, "FLUSH_SECONDS", 3600.0)
+    monkeypatch.setattr(work, "CHAT_FLUSH_SECONDS", 0.02)
+    go_on = asyncio.Event()
+    scene = Scene(["Hel", go_on, "l", "o", never], chat_request=b'{"messages":[]}')
     await scene.until_written(1)
     go_on.set()
     await scene.until_written(2)

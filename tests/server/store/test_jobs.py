@@ -15,6 +15,7 @@ from server.domain.leases import Channel, Lease, LeaseOutcome, LeaseRef, LeaseSt
 from server.domain.ledger import make_bill
 from server.store import jobs, leases, reliability, sessions
 from server.store.database import Database
+from server.store.models import Job as JobRow
 from server.store.models import Lease as LeaseRow
 from server.store.operators import operations
 from tests.server.store.rows import NOW_MS, SECRET, SESSION_EPOCH, Rows
@@ -327,3 +328,28 @@ async def test_lists_leave_what_was_asked_in_the_database(database: Database, ro
     whole = await rows.get(job_id)
     assert whole.spec == spec
     assert [replace(whole, spec={})] * 5 == listed
+
+
+async def test_newest_runs_are_those_of_the_same_renter_that_completed_with_the_model(
+    database: Database, rows: Rows
+) -> None:
+    renter_id, other_id = await rows.renter(1000), await rows.renter(1000)
+    asked = JobRequest(JobType.LLM_INFERENCE, 60_000, model="a/model", spec={})
+    ran, *_ = [
+        await rows.job(renter_id, request=asked),
+        await rows.job(renter_id, request=asked),
+        await rows.job(renter_id, request=replace(asked, model="other/model")),
+        await rows.job(other_id, request=asked),
+    ]
+    values = {JobRow.billed_ms: 700, JobRow.usage: '{"completion_tokens": 5}'}
+
+    def complete() -> None:
+        completed = {JobRow.state: JobState.COMPLETED.value, **values}
+        JobRow.update(completed).where((JobRow.job_id == ran) | (JobRow.model == "other/model")).execute()
+
+    await database.run(complete)
+    kind = JobType.LLM_INFERENCE
+    found = await database.read(lambda: jobs.newest_runs(renter_id, kind, "a/model", 5))
+    assert found == [(700, {"completion_tokens": 5})]
+    assert await database.read(lambda: jobs.newest_runs(renter_id, kind, None, 5)) == []
+    assert await database.read(lambda: jobs.newest_runs(other_id, kind, "a/model", 5)) == []
