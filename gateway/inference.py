@@ -118,8 +118,11 @@ class Inference:
             if watched.job is not None:
                 await send({"type": "http.response.body", "body": told + answer.end(watched.job)})
         except ApiError as error:
-            # Clients take a stream that merely stops for a whole one.
-            await break_off(scope, send, gone, self._dialect.error_event(error, scope["request_id"]))
+            last = answer.broken(error)
+            if answer.says_broken:
+                await send({"type": "http.response.body", "body": last})
+            else:
+                await break_off(scope, send, gone, last)
 
     async def _leave(self, job_id: str, watched: Watched, digest: bytes, metadata: Any) -> None:
         """Cancels a job that has not ended when its last reader is gone, unless a repeat comes at once."""

@@ -171,6 +171,8 @@ class _Answer:
         self._first_at: float | None = None
         self._last_at = self._began_at
         self._finish_reason = ""
+        self._ends: dict[str, str] = {}
+        """Of a chat: why each choice ended; empty while it has not."""
         self._pieces = 0
         self._has_text = False
         self._has_thought = False
@@ -207,6 +209,11 @@ class _Answer:
         if delta.text or delta.is_thought or chunk is not None:
             self._note_piece()
         if self._is_chat:
+            for choice in chunk["choices"] if chunk is not None else ():
+                index, reason = str(choice["index"]), choice.get("finish_reason")
+                self._ends[index] = (
+                    reason if isinstance(reason, str) and reason else self._ends.get(index, "")
+                )
             return Chunk(chunk) if chunk is not None else None
         return delta.text or None
 
@@ -215,6 +222,8 @@ class _Answer:
         if self._finish_reason in NO_ENDS:
             raise refusals.engine_failed()
         if self._is_chat:
+            if any(reason in NO_ENDS for reason in self._ends.values()):
+                raise refusals.engine_failed()
             self.is_over = True
             return
         is_cut = self._finish_reason == "length"

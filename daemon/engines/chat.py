@@ -135,9 +135,9 @@ class Delta:
 def chunk_of(event: dict[str, Any], *, with_logprobs: bool) -> dict[str, Any] | None:
     """What of an event the renter of a chat gets: its choices, if one of them says something."""
     given = event.get("choices")
-    choices = (
-        [dict(choice) for choice in given if isinstance(choice, dict)] if isinstance(given, list) else []
-    )
+    found = [choice for choice in given if isinstance(choice, dict)] if isinstance(given, list) else []
+    # Servers that know only one choice may leave its number out.
+    choices = [{"index": 0, **choice} for choice in found]
     for choice in choices:
         if not with_logprobs:
             choice.pop("logprobs", None)

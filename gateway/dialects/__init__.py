@@ -44,6 +44,13 @@ class Answer(Protocol):
     def end(self, job: jobs_pb2.Job) -> bytes:
         """The last events, with the counts that are billed, and the mark that the stream is whole."""
 
+    @property
+    def says_broken(self) -> bool:
+        """Whether clients know by the events that a stream is broken; else its connection is broken too."""
+
+    def broken(self, error: ApiError) -> bytes:
+        """The error as the last events of a stream that has begun, without the mark that it is whole."""
+
     def whole(self, choices: Sequence[Values], job: jobs_pb2.Job) -> bytes:
         """The answer in one piece, of choices as `chunks.Gathered` gives them."""
 
@@ -86,6 +93,3 @@ class Dialect(Protocol):
 
     def error_body(self, error: ApiError, request_id: str) -> bytes:
         """The error as this API writes it."""
-
-    def error_event(self, error: ApiError, request_id: str) -> bytes:
-        """The error as an event of a stream that has begun; no mark of a whole stream may follow."""

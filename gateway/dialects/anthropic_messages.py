@@ -57,13 +57,10 @@ class AnthropicMessages:
 
     def error_body(self, error: ApiError, request_id: str) -> bytes:
         """The error as this API writes it."""
-        return orjson.dumps(self._error(error, request_id))
+        return orjson.dumps(self.values(error, request_id))
 
-    def error_event(self, error: ApiError, request_id: str) -> bytes:
-        """The error as an event of a stream that has begun; no mark of a whole stream may follow."""
-        return _event(self._error(error, request_id))
-
-    def _error(self, error: ApiError, request_id: str) -> Values:
+    def values(self, error: ApiError, request_id: str) -> Values:
+        """The fields of an error."""
         status = self.status_of(error)
         text, _ = told(error, request_id)
         if error.code == "PROMPT_TOO_LONG" and not text.lower().startswith(_TOO_LONG):
@@ -152,6 +149,15 @@ class Message:
         events.append({"type": "message_delta", "delta": delta, "usage": _usage(job)})
         events.append({"type": "message_stop"})
         return b"".join(map(_event, events))
+
+    @property
+    def says_broken(self) -> bool:
+        """False: some clients take a stream that merely stops for a whole one."""
+        return False
+
+    def broken(self, error: ApiError) -> bytes:
+        """The error as an event."""
+        return _event(AnthropicMessages().values(error, self._job_id))
 
     def whole(self, choices: Sequence[Values], job: jobs_pb2.Job) -> bytes:
         """The message in one piece."""

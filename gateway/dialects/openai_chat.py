@@ -38,10 +38,6 @@ class OpenAIChat(OpenAIErrors):
             cache_key=text_or_empty(body.get("prompt_cache_key")),
         )
 
-    def error_event(self, error: ApiError, request_id: str) -> bytes:
-        """The error as an event of a stream that has begun; no mark of a whole stream may follow."""
-        return b"data: " + self.error_body(error, request_id) + b"\n\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -88,6 +84,15 @@ class Completion:
         """The counts if they were asked for, and the mark that a stream is whole."""
         counts: Values = {**self._values("chat.completion.chunk"), "choices": [], "usage": usage(job)}
         return (_event(counts) if self.asked.includes_usage else b"") + b"data: [DONE]\n\n"
+
+    @property
+    def says_broken(self) -> bool:
+        """False: clients take a stream that merely stops for a whole one."""
+        return False
+
+    def broken(self, error: ApiError) -> bytes:
+        """The error as an event."""
+        return b"data: " + OpenAIErrors().error_body(error, self.head.job_id) + b"\n\n"
 
     def whole(self, choices: Sequence[Values], job: jobs_pb2.Job) -> bytes:
         """The answer in one piece."""

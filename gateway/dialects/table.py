@@ -8,6 +8,8 @@ from typing import NamedTuple
 from gateway.dialects import Dialect
 from gateway.dialects.anthropic_messages import AnthropicMessages
 from gateway.dialects.openai_chat import OpenAIChat
+from gateway.dialects.openai_completions import OpenAICompletions
+from gateway.dialects.openai_responses import OpenAIResponses
 
 
 class Door(NamedTuple):
@@ -19,5 +21,9 @@ class Door(NamedTuple):
 
 DIALECTS: Mapping[str, Door] = {
     "/v1/chat/completions": Door(OpenAIChat(), "OpenAI's chat completions, whole or streamed, with tools"),
+    "/v1/completions": Door(OpenAICompletions(), "OpenAI's older completions of one prompt"),
+    "/v1/responses": Door(
+        OpenAIResponses(), "OpenAI's responses, whole or streamed, with tools; nothing is kept"
+    ),
     "/v1/messages": Door(AnthropicMessages(), "Anthropic's messages, whole or streamed, with tools"),
 }

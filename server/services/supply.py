@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 
 from common.nearest import did_you_mean, nearest
 from server.clock import Clock, ms
+from server.domain.chats import is_chat
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.gpu_models import is_known, nearest_models, satisfies
 from server.domain.hindrances import is_pending
 from server.domain.jobs import NOT_RUN, START_WITHIN_SECONDS, JobRequest, JobType
+from server.domain.leases import LIVE_SECONDS
 from server.domain.placement import Obstacle, allows, vram_for_jobs_mib
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.terms import Settings
@@ -25,6 +27,7 @@ from server.store.providers import ProviderRow
 # A provider that was seen within this time counts as supply: a restart or a short outage refuses no job.
 SUPPLY_SECONDS = START_WITHIN_SECONDS
 SUPPLY_LIMIT = 200
+UNAVAILABLE_RETRY_SECONDS = 10
 # Patterns of images in a refusal.
 SHOWN_PATTERNS = 10
 
@@ -39,9 +42,20 @@ class Supply:
     def check(self, request: JobRequest) -> None:
         """Checks a job that names no provider.
 
-        Raises JOB_TYPE_NOT_SERVED, MODEL_NOT_SERVED, IMAGE_NOT_ALLOWED.
+        Raises JOB_TYPE_NOT_SERVED, MODEL_NOT_SERVED, IMAGE_NOT_ALLOWED; and PROVIDER_UNAVAILABLE for a chat
+        whose model nobody serves at this moment: its client waits at a connection.
         """
-        _check_seen(request, ms(self._clock))
+        now_ms = ms(self._clock)
+        _check_seen(request, now_ms)
+        if not is_chat(request.spec) or self._fleet.serving(request.model, 1):
+            return
+        if not providers.is_served(request.job_type, request.model, now_ms - int(LIVE_SECONDS * 1000)):
+            raise DomainError(
+                Reason.PROVIDER_UNAVAILABLE,
+                f"no provider of {request.model!r} is live now; repeat it in a moment, or choose another "
+                "model of /v1/models",
+                retry_after_seconds=UNAVAILABLE_RETRY_SECONDS,
+            )
 
     def check_provider(self, provider_id: int, request: JobRequest) -> None:
         """Raises PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE, or the reason why it does not serve the job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -446,3 +447,85 @@ async def test_conversation_goes_to_the_provider_that_had_it_last(there: Scene) 
     await has_slots(1)
     await turn(other, messages=talk("What is a GPU?", "A chip.", "And a CPU?"))
     await turn(other, messages=talk("Something else."), prompt_cache_key="k")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+async def test_characters_and_lines_may_be_split_at_any_byte(there: Scene, size: int) -> None:
+    data = line(content=ARABIC) + line(content=" | ") + line("stop", content=ARABIC)
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    chunks, _ = await chunks_of(there, *pieces)
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(texts) == f"{ARABIC} | {ARABIC}"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+async def test_long_and_compressed_bodies_are_read_up_to_their_limit(there: Scene) -> None:
+    headers = {"authorization": f"Bearer {there.renter.key}", "content-encoding": "gzip"}
+
+    async def post(text: str, **more: str) -> httpx.Response:
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": text}]}).encode()
+        packed = gzip.compress(body, 1) if (headers | more)["content-encoding"] == "gzip" else body
+        return await there.http.post("/v1/chat/completions", content=packed, headers=headers | more)
+
+    long = "x" * (30 << 20)
+    for encoding in ("gzip", "identity"):
+        asking = asyncio.create_task(post(long, **{"content-encoding": encoding}))
+        offer = await there.answers("Long.")
+        assert (await asking).status_code == 200
+        assert len(offer.chat_request) > len(long)
+    refused = await post("x" * (33 << 20))
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (413, "BODY_TOO_LARGE")
+    unknown = await post("x", **{"content-encoding": "zstd"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (415, "Content-Encoding")
+
+
+async def test_nobody_live_is_told_with_the_time_to_come_again(there: Scene) -> None:
+    there.daemon.cut()
+    await there.market.later(31)
+    headers = {"authorization": f"Bearer {there.renter.key}"}
+    for path, status in (("/v1/chat/completions", 503), ("/v1/messages", 529)):
+        body = {"model": MODEL, "messages": HELLO, "max_tokens": 5}
+        answer = await there.http.post(path, json=body, headers=headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (status, "10")
+        assert "no provider of" in answer.json()["error"]["message"]
+
+
+async def test_request_without_a_key_is_refused_before_its_body(there: Scene) -> None:
+    answer = await there.http.post("/v1/chat/completions", content=b"{")
+    error = answer.json()["error"]
+    told = (answer.status_code, error["code"], error["reason"])
+    assert told == (401, "invalid_api_key", "MISSING_CREDENTIAL")
+
+
+async def test_daemon_cannot_pass_an_ordinary_output_off_as_chunks(there: Scene) -> None:
+    job = await there.market.submit(there.renter)
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, b"plain text")
+    await there.daemon.finished(offer.lease, seconds=1, last_output_seq=1, content_type="application/jsonl")
+    output = await there.market.output(job, there.renter)
+    assert (output.response, output.HasField("chunks")) == ("plain text", False)
+
+
+async def test_model_server_that_refuses_a_conversation_is_not_the_providers_fault(there: Scene) -> None:
+    asking = asyncio.create_task(there.client().chat.completions.create(model=MODEL, messages=HELLO))
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.fails(offer, jobs_pb2.FAILURE_REASON_BAD_PARAMS)
+    with pytest.raises(openai.BadRequestError):
+        await asking
+    why = await there.market.why(jobs_pb2.Job(job_id=offer.lease.job_id), there.renter)
+    assert why.attempts[-1].outcome == jobs_pb2.ATTEMPT_OUTCOME_FAILED
+    job = await there.market.job(jobs_pb2.Job(job_id=offer.lease.job_id))
+    assert job.failure_reason == jobs_pb2.FAILURE_REASON_BAD_PARAMS
+
+
+async def test_tokens_of_a_chat_are_bounded_by_what_its_chunks_say(there: Scene) -> None:
+    asking = asyncio.create_task(there.client().chat.completions.create(model=MODEL, messages=HELLO))
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    await there.daemon.output(offer.lease, 1, line("stop", content="abc", padding="x" * 500))
+    await there.finishes(offer, 1, completion=400)
+    answer = await asking
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4  # a byte each, and one that ends the answer

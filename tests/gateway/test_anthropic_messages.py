@@ -468,10 +468,11 @@ def test_error_has_the_status_and_type_of_the_api(error: ApiError, status: int, 
     found = json.loads(DIALECT.error_body(error, "req-1"))
     text = found["error"]["message"]
     assert found == {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req-1"}
-    assert (
-        DIALECT.error_event(error, "req-1")
-        == b"event: error\ndata: %s\n\n" % json.dumps(found, separators=(",", ":")).encode()
-    )
+    answer = DIALECT.read(
+        {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    ).answer(Head("req-1", 0, 1))
+    event = b"event: error\ndata: %s\n\n" % json.dumps(found, separators=(",", ":")).encode()
+    assert (answer.broken(error), answer.says_broken) == (event, False)
 
 
 @pytest.mark.parametrize("code", sorted(STATUS_BY_REASON))

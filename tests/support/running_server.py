@@ -488,7 +488,7 @@ async def running(
     # They run each second of real time, so on a busy machine one would come between two steps of a test.
     await server._end_loops()
     async with grpc.aio.insecure_channel(
-        server.address, options=[("grpc.max_receive_message_length", 16 << 20)]
+        server.address, options=[("grpc.max_receive_message_length", 36 << 20)]
     ) as channel:
         market = Market(server, clock, channel)
         try:

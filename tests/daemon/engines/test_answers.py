@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.engines import EngineError
 from daemon.engines.answers import Patience
-from daemon.runners import Logprobs
+from daemon.runners import Chunk, Logprobs
 from tests.daemon.engines.attaching import attached, job, run
 from tests.support.openai_server import COUNTS, DONE, END, Raw, Script, event, refused, word
 
@@ -312,3 +313,53 @@ async def test_server_that_refuses_the_job_itself_is_asked_twice_at_most() -> No
             await run(engine, job(temperature=0.0))
     assert caught.value.reason == jobs_pb2.FAILURE_REASON_BAD_PARAMS
     assert len(script.requests) == 2
+
+
+def talk(**asked: Any) -> sessions_pb2.JobOffer:
+    request = {"messages": [{"role": "user", "content": "hi"}], **asked}
+    work = job()
+    work.params.ClearField("prompt")
+    work.chat_request = json.dumps(request).encode()
+    return work
+
+
+def says(reason: str | None = None, **delta: Any) -> bytes:
+    return event(id="x", usage=None, choices=[{"delta": delta, "finish_reason": reason}])
+
+
+async def told(*answers: bytes, **asked: Any) -> list[Any]:
+    """What a chat is told of a server's answer."""
+    async with attached(Script(answers=(*answers, COUNTS, DONE))) as engine:
+        pieces, _ = await run(engine, talk(**asked))
+    return [piece.values["choices"] for piece in pieces if isinstance(piece, Chunk)]
+
+
+async def test_chat_gets_the_choices_of_each_event_that_says_something() -> None:
+    call = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]
+    answers = (says(role="assistant", content=""), says(reasoning_content="hm"), says(tool_calls=call))
+    assert await told(*answers, says("tool_calls")) == [
+        [{"index": 0, "delta": {"reasoning_content": "hm"}, "finish_reason": None}],
+        [{"index": 0, "delta": {"tool_calls": call}, "finish_reason": None}],
+        [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}],
+    ]
+
+
+async def test_chat_may_end_at_its_length_with_nothing_but_thoughts() -> None:
+    assert len(await told(says(reasoning_content="hm"), says("length"))) == 2
+
+
+@pytest.mark.parametrize(
+    "ends", [(), (says("error"),), (event(choices=[{"index": 1, "delta": {}, "finish_reason": "stop"}]),)]
+)
+async def test_chat_of_which_a_choice_has_no_end_is_not_whole(ends: tuple[bytes, ...]) -> None:
+    with pytest.raises(EngineError) as broken:
+        await told(says(content="a"), *ends)
+    assert broken.value.reason == jobs_pb2.FAILURE_REASON_ENGINE_FAILED
+
+
+async def test_probabilities_are_shown_only_to_who_asked_for_them() -> None:
+    probable = {"content": [{"token": "a", "logprob": -1.0}]}
+    answer = event(choices=[{"delta": {"content": "a"}, "finish_reason": "stop", "logprobs": probable}])
+    for asked, shown in (({"temperature": 0}, False), ({"temperature": 0, "logprobs": True}, True)):
+        ((choice,),) = await told(answer, **asked)
+        assert ("logprobs" in choice) is shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.engines import chat, refusals
+from daemon.engines import EngineError, chat, refusals
 
 
 def offered(**params: Any) -> sessions_pb2.JobOffer:
@@ -38,6 +39,36 @@ def test_only_the_default_length_is_sent_to_the_model_server() -> None:
 
 def test_zero_temperature_is_passed_on() -> None:
     assert chat.request_body(offered(prompt="hi", temperature=0))["temperature"] == 0
+
+
+def talk(**asked: Any) -> sessions_pb2.JobOffer:
+    request = json.dumps({"messages": [{"role": "user", "content": "hi"}], **asked}).encode()
+    return sessions_pb2.JobOffer(params=jobs_pb2.JobParams(model="m", max_tokens=9), chat_request=request)
+
+
+def test_conversation_passes_as_it_is_within_what_the_job_pays_for() -> None:
+    asked = {"tools": [{"type": "function", "function": {"name": "f"}}], "n": 2, "temperature": 0}
+    more = {"max_tokens": 10**6, "n_predict": 10**6, "model": "other", "stream": False, "chat_template": "x"}
+    body = chat.request_body(talk(**asked, **more))
+    assert body == {
+        **asked,
+        "messages": [{"role": "user", "content": "hi"}],
+        "model": "m",
+        "max_tokens": 9,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/x.png", "file:///etc/passwd", None])
+def test_address_in_a_conversation_never_reaches_the_model_server(url: Any) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    with pytest.raises(EngineError) as refused:
+        chat.request_body(talk(messages=[{"role": "user", "content": [part]}]))
+    assert refused.value.reason == jobs_pb2.FAILURE_REASON_BAD_PARAMS
+    for text in (b"[", b"[]", b"\xff"):
+        with pytest.raises(EngineError):
+            chat.request_body(sessions_pb2.JobOffer(chat_request=text))
 
 
 @pytest.mark.parametrize(
