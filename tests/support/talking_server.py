@@ -2,7 +2,7 @@
 
 It answers with a fixed text. Where tools are offered and none has answered yet, it calls one, with the
 smallest arguments that its schema allows; where the answer must fit a schema, it writes the smallest that
-does. So it does what a good model does in one turn of an agent, in no time and always in the same way.
+does. So it does what a good model does in one turn of an agent, fast and always in the same way.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ TEXT = "It is sunny. PONG-42"
 COMMAND = "echo tool-ran"
 """What a tool that runs commands is called with."""
 CONTEXT_TOKENS = 200_000
+PAUSE_SECONDS = 0.02
+"""After each piece: the market suspects a provider whose model writes faster than any can."""
 _COMMANDS = ("command", "cmd")
 _EDIT = """
 
@@ -50,6 +52,7 @@ def answer(request: Values) -> Iterator[Step]:
         yield from _call_events(*call)
     for piece in re.findall(r"\S+\s*|\s+", text):
         yield _chunk({"content": piece})
+        yield PAUSE_SECONDS
     yield _chunk({}, "tool_calls" if call else "stop")
     written = len(json.dumps(call)) if call else len(text)
     counts = {"prompt_tokens": _tokens(json.dumps(request)), "completion_tokens": -(-written // 4)}
@@ -120,7 +123,7 @@ def _call(request: Values) -> tuple[str, Any] | None:
     return (runs or calls)[0]
 
 
-def _call_events(name: str, arguments: Any) -> Iterable[bytes]:
+def _call_events(name: str, arguments: Any) -> Iterable[Step]:
     """A call as model servers stream it: its name, then its arguments in pieces."""
     written = json.dumps(arguments)
     half = len(written) // 2
@@ -128,6 +131,7 @@ def _call_events(name: str, arguments: Any) -> Iterable[bytes]:
     yield _chunk({"role": "assistant", "content": None, "tool_calls": [head]})
     for piece in (written[:half], written[half:]):
         yield _chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
+        yield PAUSE_SECONDS
 
 
 def _text(request: Values) -> str:
