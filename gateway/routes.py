@@ -36,7 +36,7 @@ from gateway.events import EventRelay
 from gateway.files import FileRelay
 from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS
 from gateway.table import Table
-from gateway.transcode import body_reader, query_reader, single_text_reader
+from gateway.transcode import body_reader, query_fields, query_reader, single_text_reader
 
 log = logging.getLogger(__name__)
 
@@ -319,6 +319,9 @@ class _RequestReader:
         self._load = BodyReader(BodyLimit.of(message, from_elsewhere)) if binding.has_body else None
         self._read_body = body_reader(message, from_elsewhere)
         self._read_query = query_reader(message, everything if in_body else binding.elsewhere)
+        # Clients of other APIs send fields that only those know.
+        self._ignores_unknown = binding.path.startswith("/v1/")
+        self._known = query_fields(message, everything if in_body else binding.elsewhere)
         self._path = {n: single_text_reader(message.fields_by_name[n], n) for n in binding.path_fields}
         self._headers = {
             header.encode(): (name, single_text_reader(message.fields_by_name[name], header))
@@ -337,6 +340,8 @@ class _RequestReader:
             await read_body(scope["headers"], receive, LEAST_BODY_LIMIT)
         credential = credentials.take(scope["headers"], query, body)
         values: dict[str, Any] = self._read_body(body) if body else {}
+        if self._ignores_unknown:
+            query = {name: texts for name, texts in query.items() if name in self._known}
         if query:
             values.update(self._read_query(query))
         for name, read in self._path.items():

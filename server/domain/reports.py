@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from server.domain.chats import is_chat
 from server.domain.jobs import CHARGED, NEED_IMAGE, FailureReason, Job, JobType
 from server.domain.leases import FinishReport, RunOutcome
 from server.domain.tokens import choices, max_tokens, most_prompt
@@ -91,7 +90,7 @@ def _is_possible(reason: FailureReason, job: Job, facts: Facts) -> bool:
     if reason is FailureReason.PROMPT_TOO_LONG and facts.context_tokens:
         return most_prompt(job.spec) + max_tokens(job.spec) > facts.context_tokens
     if reason is FailureReason.BAD_PARAMS and job.job_type is JobType.LLM_INFERENCE:
-        return is_chat(job.spec) or not _params(job).keys() <= _BARE
+        return not _params(job).keys() <= _BARE
     if reason is FailureReason.CANCELLED:
         return job.cancel_requested
     return _fits(reason, job)

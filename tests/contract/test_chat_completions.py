@@ -392,6 +392,26 @@ async def test_picture_travels_with_its_request_and_an_address_is_refused(there:
         assert refused.value.param == "messages[0].content[1]"
 
 
+async def test_provider_lost_before_the_first_chunk_is_replaced_unseen(there: Scene) -> None:
+    asking = asyncio.create_task(
+        there.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+    )
+    offer = await there.daemon.expect("job_offer")
+    await there.daemon.start(offer.lease)
+    # Half of a line is no chunk, and must not run into the next attempt's first.
+    await there.daemon.output(offer.lease, 1, line(content="lost")[:30])
+    await there.daemon.finished(
+        offer.lease, outcome=sessions_pb2.RUN_OUTCOME_RELEASED, last_output_seq=1, seconds=1
+    )
+    again = await there.daemon.expect("job_offer")
+    assert again.attempt == 2
+    await there.daemon.start(again.lease)
+    await there.daemon.output(again.lease, 1, line("stop", content="found"))
+    await there.finishes(again, 1)
+    texts = [chunk.choices[0].delta.content or "" async for chunk in await asking]
+    assert "".join(texts) == "found"
+
+
 async def test_what_a_model_server_cannot_read_does_not_reach_it(there: Scene) -> None:
     more = {"n_predict": 10**9, "chat_template": "{{ 1 }}", "lora": "x", "user": "me", "top_k": 7}
     _, offer = await chunks_of(there, line("stop", content="x"), extra_body=more)
@@ -440,7 +460,8 @@ async def test_conversation_goes_to_the_provider_that_had_it_last(there: Scene) 
     def talk(*texts: str) -> Any:
         return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
-    await turn(first, messages=talk("Hello."))
+    for number in range(6):  # a record that the other one has not
+        await turn(first, messages=talk(f"Hello {number}."))
     await has_slots(0)
     await turn(other, messages=talk("What is a GPU?"))
     await turn(other, messages=talk("Another question."), prompt_cache_key="k")
@@ -529,3 +550,37 @@ async def test_tokens_of_a_chat_are_bounded_by_what_its_chunks_say(there: Scene)
     answer = await asking
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 4  # a byte each, and one that ends the answer
+
+
+@pytest.mark.parametrize(
+    ("path", "is_cut"), [("/v1/chat/completions", True), ("/v1/messages", True), ("/v1/responses", False)]
+)
+async def test_broken_stream_has_its_error_and_no_end_that_looks_whole(
+    there: Scene, path: str, is_cut: bool
+) -> None:
+    body = {"model": MODEL, "messages": HELLO, "input": "Hello", "max_tokens": 9, "stream": True}
+    headers = {"authorization": f"Bearer {there.renter.key}"}
+    text, broken = "", False
+
+    async def begins() -> sessions_pb2.JobOffer:
+        offer: sessions_pb2.JobOffer = await there.daemon.expect("job_offer")
+        await there.daemon.start(offer.lease)
+        await there.daemon.output(offer.lease, 1, line(content="half an"))
+        return offer
+
+    beginning = asyncio.create_task(begins())
+    async with there.http.stream("POST", path, json=body, headers=headers) as answer:
+        offer = await beginning
+        parts = answer.aiter_text()
+        while "half an" not in text:
+            text += await anext(parts)
+        await there.fails(offer, jobs_pb2.FAILURE_REASON_ENGINE_FAILED, 1)
+        try:
+            async for part in parts:
+                text += part
+        except httpx.RemoteProtocolError:
+            broken = True
+    assert broken is is_cut
+    assert "error" in text
+    for mark in ("[DONE]", "message_stop", "response.completed"):
+        assert mark not in text

@@ -43,17 +43,15 @@ async def test_list_of_models_is_one_of_openai_and_needs_no_key(
 
 
 async def test_other_paths_of_v1_are_not_found(client: httpx.AsyncClient) -> None:
-    for path in ("/v1/model", "/v1", "/v1/", "/v1/models/", "/api/v1/models", "/api/dc1/models"):
+    for path in ("/v1/model", "/v1", "/v1/", "/api/v1/models", "/api/dc1/models"):
         answer = await client.get(path)
-        assert (answer.status_code, answer.json()["code"]) == (404, "ROUTE_NOT_FOUND"), path
+        told = answer.json()
+        code = told["error"]["reason"] if path.startswith("/v1/") else told["code"]
+        assert (answer.status_code, code) == (404, "ROUTE_NOT_FOUND"), path
 
 
-async def test_what_the_list_does_not_take_is_refused(client: httpx.AsyncClient) -> None:
+async def test_fields_that_only_other_apis_know_are_ignored(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/models?limit=5")
-    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
-        400,
-        "UNKNOWN_FIELD",
-        "limit",
-    )
+    assert answer.status_code == 200
     refused = await client.post("/v1/models", json={})
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
