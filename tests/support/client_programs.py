@@ -48,18 +48,21 @@ def install(name: str) -> Path:
     wanted = "\n".join(packages)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and folder.exists():
         return folder
+    is_python = any("==" in package for package in packages)
+    npm = shutil.which("npm")
+    if not is_python and npm is None:
+        raise NotInstallableError("npm is not installed")
     stamp.unlink(missing_ok=True)
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if any("==" in package for package in packages):
+    if is_python:
         _run(sys.executable, "-m", "venv", str(folder))
         pip = (str(folder / "bin" / "pip"), "--disable-pip-version-check", "install", "--quiet")
         _run(*pip, *packages)
-    elif (npm := shutil.which("npm")) is None:
-        raise NotInstallableError("npm is not installed")
     else:
-        _run(npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent", *packages)
+        _run(str(npm), "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent", *packages)
     stamp.write_text(wanted, encoding="utf-8")
     return folder
 
