@@ -14,6 +14,7 @@ LONG_FILES = (
     "architecture/test_tools.py",
     "daemon/runners/containers/test_container.py",
     "daemon/engines/test_container.py",
+    "e2e/test_clients.py",
     "e2e/test_pages.py",
     "e2e/test_containers.py",
     "e2e/test_gpu_faults.py",

@@ -9,7 +9,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +81,14 @@ class Script:
     """The server's behaviour. A test can change it while the server runs."""
 
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "served-model"}])
-    answers: Iterable[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
+    answers: Iterable[Step] | Callable[[dict[str, Any]], Iterable[Step]] = (
+        word("Hello"),
+        word(" world"),
+        END,
+        COUNTS,
+        DONE,
+    )
+    """What each chat is answered with, or what makes that of a request."""
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
     list_answer: Raw | None = None
@@ -121,8 +128,8 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
 
     @app.post("/{name}/v1/chat/completions")
     async def chat(name: str, request: Request) -> Response:
-        script = scripts[name]
-        script.requests.append(await request.json())
+        script, asked = scripts[name], await request.json()
+        script.requests.append(asked)
         await asyncio.sleep(script.accept_seconds)
         if script.refusals:
             return _response(script.refusals.pop(0))
@@ -131,7 +138,7 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
         _use(script)
         if (model := script.requests[-1]["model"]) in script.without_chat:
             return JSONResponse({"error": {"message": f'"{model}" does not support chat'}}, status_code=400)
-        return StreamingResponse(_play(script), media_type="text/event-stream")
+        return StreamingResponse(_play(script, asked), media_type="text/event-stream")
 
     @app.post("/{name}/v1/completions")
     async def completions(name: str, request: Request) -> Response:
@@ -207,10 +214,11 @@ def _response(raw: Raw) -> Response:
     return Response(raw.body, raw.status, raw.headers)
 
 
-async def _play(script: Script) -> AsyncIterator[bytes]:
+async def _play(script: Script, request: dict[str, Any]) -> AsyncIterator[bytes]:
+    steps = script.answers(request) if callable(script.answers) else script.answers
     whole = False
     try:
-        for step in script.answers:
+        for step in steps:
             if isinstance(step, bytes):
                 yield step
             else:
