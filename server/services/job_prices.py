@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.domain.gpu_models import asked
 from server.domain.honesty import Verdict
-from server.domain.jobs import NEED_IMAGE, JobRequest
+from server.domain.jobs import NEED_IMAGE, JobRequest, JobState
 from server.domain.pricing import NO_PRICES, Price, gpu_count, of_provider
 from server.domain.quotes import PastRun
 from server.store import jobs, prices, providers, terms
@@ -29,5 +29,5 @@ def price_of(request: JobRequest) -> Price:
 
 def past_runs(renter_id: int, request: JobRequest) -> list[PastRun]:
     """The newest completed runs of the same renter with the same model, or of the same type without one."""
-    found = jobs.newest_runs(renter_id, request.job_type, request.model, NEWEST)
+    found = jobs.newest_runs(renter_id, request.job_type, request.model, JobState.COMPLETED, NEWEST)
     return [PastRun(billed_ms, int(usage.get("completion_tokens", 0))) for billed_ms, usage in found]

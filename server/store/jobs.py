@@ -265,10 +265,10 @@ def newest_of_renter(renter_id: int, limit: int) -> list[Job]:
 
 
 def newest_runs(
-    renter_id: int, job_type: JobType, model: str | None, limit: int
+    renter_id: int, job_type: JobType, model: str | None, state: JobState, limit: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Of a renter's newest jobs, the billed time and the usage of those that completed with this model."""
-    like = (job_type.value, model, JobState.COMPLETED.value)
+    """Of a renter's newest jobs, the billed time and the usage of those that ended so with this model."""
+    like = (job_type.value, model, states.stored(state))
     return [
         (billed_ms, json.loads(usage) if usage else {})
         for *found, billed_ms, usage in _newest_runs.all(renter_id=renter_id, limit=limit)

@@ -349,7 +349,8 @@ async def test_newest_runs_are_those_of_the_same_renter_that_completed_with_the_
 
     await database.run(complete)
     kind = JobType.LLM_INFERENCE
-    found = await database.read(lambda: jobs.newest_runs(renter_id, kind, "a/model", 5))
+    completed = JobState.COMPLETED
+    found = await database.read(lambda: jobs.newest_runs(renter_id, kind, "a/model", completed, 5))
     assert found == [(700, {"completion_tokens": 5})]
-    assert await database.read(lambda: jobs.newest_runs(renter_id, kind, None, 5)) == []
-    assert await database.read(lambda: jobs.newest_runs(other_id, kind, "a/model", 5)) == []
+    assert await database.read(lambda: jobs.newest_runs(renter_id, kind, None, completed, 5)) == []
+    assert await database.read(lambda: jobs.newest_runs(other_id, kind, "a/model", completed, 5)) == []
