@@ -326,9 +326,11 @@ class Jobs:
             refusal = refused(error, "SubmitChat", "")
             if refusal.code != "MODEL_NOT_SERVED":
                 raise refusal from None
-            names = [model.id for model in (await self.models(metadata)).data]
-            meant = did_you_mean(asked.model, names, "see /v1/models.")
-            raise ApiError(refusal.code, f"{refusal.text} {meant}", field="model") from None
+            # The server's own text names routes and fields that clients of these APIs do not use.
+            names = [model.id for model in (await self.models(metadata)).data if model.id != asked.model]
+            remedy = did_you_mean(asked.model, names, "/v1/models lists those that are served.")
+            message = f"No provider serves the model {asked.model!r} now; {remedy}"
+            raise ApiError(refusal.code, message, field="model") from None
         return answer, len(text)
 
     async def models(self, metadata: Any) -> models_pb2.ListModelsResponse:

@@ -221,7 +221,8 @@ async def test_errors_are_those_that_openais_client_knows(there: Scene) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         await ask(model=MODEL + "x", messages=HELLO)
     assert unknown.value.code == "model_not_found"
-    assert f"did you mean {MODEL}?" in unknown.value.message
+    text = f"No provider serves the model '{MODEL}x' now; did you mean {MODEL}?"
+    assert unknown.value.body["message"] == text  # type: ignore[index]
     with pytest.raises(openai.AuthenticationError) as stranger:
         await there.client("dcp-renter-" + "x" * 43).chat.completions.create(model=MODEL, messages=HELLO)
     assert stranger.value.code == "invalid_api_key"

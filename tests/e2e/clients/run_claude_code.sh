@@ -16,7 +16,7 @@ for part in $PARTS; do
   "$CLIENT/node_modules/.bin/claude" \
     -p "Run the shell command 'echo tool-ran' with your Bash tool, then say what the weather is." \
     --tools "$tools" --allowedTools 'Bash(echo:*),Read' --output-format json --max-turns 4 \
-    </dev/null > ../answer.json
+    </dev/null > ../answer.json || { cat ../answer.json; exit 1; }
   cat ../answer.json
   python3 - ../answer.json <<'P'
 import json, os, sys
