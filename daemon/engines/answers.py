@@ -22,6 +22,8 @@ from daemon.foreign import http
 from daemon.runners import Chunk, Logprobs, Piece
 
 MAX_PAUSE_SECONDS = 10.0
+LEAST_SPEED_SECONDS = 0.02
+"""An answer that comes in one burst was written before: its speed is not known."""
 NO_ENDS = ("", "error", "abort")
 """Finish reasons of an answer that is not whole: none, or that of a server that gave up."""
 
@@ -248,7 +250,7 @@ class _Answer:
         if self._first_at is not None:
             usage.first_token_ms = round((self._first_at - self._began_at) * 1000)
             seconds = self._last_at - self._first_at
-            if seconds > 0 and self._tokens > 1:
+            if seconds >= LEAST_SPEED_SECONDS and self._tokens > 1:
                 usage.tokens_per_second = (self._tokens - 1) / seconds
         return usage
 

@@ -10,13 +10,23 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.messages import CancelRun, JobOffer
-from server.domain.placement import Candidate, Obstacle, Wants, able, can_run, obstacle, rank
+from server.domain.placement import (
+    Candidate,
+    Obstacle,
+    Wants,
+    able,
+    can_run,
+    obstacle,
+    rank,
+    value_left_micros,
+)
 from server.domain.reliability import TrackRecord
 from server.services.each import each
 from server.services.fleet import Fleet
@@ -150,18 +160,22 @@ class Dispatch:
         now_ms, is_old = ms(self._clock), presence.is_record_old
         presence.is_record_old = False
 
-        def look() -> tuple[TrackRecord, int, bool]:
+        def look() -> tuple[TrackRecord, int, int, bool]:
             known = reliability.track_record(provider_id) if is_old else presence.record
-            used_slots, has_queued = queue.glance(provider_id)
-            candidate, resolve = presence.candidate(now_ms), partial(self._fleet.resolve, now_ms=now_ms)
-            return known, used_slots, has_queued and queue.has_queued_for(candidate, resolve)
+            used_slots, value_micros, has_queued = queue.glance(provider_id)
+            left = value_left_micros(presence.bounds.value_micros, value_micros)
+            candidate = replace(presence.candidate(now_ms), value_left_micros=left)
+            resolve = partial(self._fleet.resolve, now_ms=now_ms)
+            return known, used_slots, value_micros, has_queued and queue.has_queued_for(candidate, resolve)
 
         try:
-            presence.record, used_slots, waiting = await self._database.read(look)
+            presence.record, used_slots, value_micros, waiting = await self._database.read(look)
         except Exception:
             presence.is_record_old |= is_old
             raise
         presence.note_used(used_slots, now_ms)
+        # Also with an empty queue: what ended holds nothing, and the next submit looks at this.
+        presence.open_value_micros = value_micros
         if waiting and presence.free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 

@@ -13,7 +13,7 @@ from server.clock import Clock, ms
 from server.domain.chats import is_chat
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.gpu_models import is_known, nearest_models, satisfies
-from server.domain.hindrances import is_pending
+from server.domain.hindrances import failing_models, is_pending
 from server.domain.jobs import NOT_RUN, START_WITHIN_SECONDS, JobRequest, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.placement import Obstacle, allows, vram_for_jobs_mib
@@ -50,12 +50,7 @@ class Supply:
         if not is_chat(request.spec) or self._fleet.serving(request.model, 1):
             return
         if not providers.is_served(request.job_type, request.model, now_ms - int(LIVE_SECONDS * 1000)):
-            raise DomainError(
-                Reason.PROVIDER_UNAVAILABLE,
-                f"no provider of {request.model!r} is live now; repeat it in a moment, or choose another "
-                "model of /v1/models",
-                retry_after_seconds=UNAVAILABLE_RETRY_SECONDS,
-            )
+            raise _unavailable(request.model)
 
     def check_provider(self, provider_id: int, request: JobRequest) -> None:
         """Raises PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE, or the reason why it does not serve the job."""
@@ -194,6 +189,14 @@ def _check_memory(provider: ProviderRow, wanted_mib: int | None, reserve_mib: in
     raise invalid_field("gpu_requirements.min_vram_gb", f"provider {provider.id} {text}, or name another")
 
 
+def _unavailable(model: str | None) -> DomainError:
+    return DomainError(
+        Reason.PROVIDER_UNAVAILABLE,
+        f"no provider of {model!r} is live now; repeat it in a moment, or choose another model of /v1/models",
+        retry_after_seconds=UNAVAILABLE_RETRY_SECONDS,
+    )
+
+
 def _check_seen(request: JobRequest, now_ms: int) -> None:
     """Raises JOB_TYPE_NOT_SERVED, MODEL_NOT_SERVED or IMAGE_NOT_ALLOWED.
 
@@ -213,6 +216,8 @@ def _check_seen(request: JobRequest, now_ms: int) -> None:
     if is_served:
         _check_image(request.image, [provider for provider in seen if kind in provider.job_types])
         return
+    if is_chat(request.spec) and any(model in failing_models(provider.self_tests) for provider in seen):
+        raise _unavailable(model)  # its providers test it again by themselves
     running = [provider.id for provider in seen if kind in provider.job_types]
     if model is None or not running:
         kinds = ", ".join(sorted({name for provider in seen for name in provider.job_types}))

@@ -22,7 +22,7 @@ from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
 from server.store.jobs import NEEDS, job_of, wants_of
-from server.store.leases import counted_open, not_taken
+from server.store.leases import counted_open, not_taken, open_value
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 # A newer release may have stored types that this one does not know: such a job holds up no other.
@@ -92,7 +92,7 @@ def _first_queued() -> Any:
 
 _any_queued = PreparedQuery(_first_queued)
 _glance = PreparedQuery(
-    lambda: pw.Select(columns=[counted_open(), _first_queued()]).bind(db.Job._meta.database)
+    lambda: pw.Select(columns=[counted_open(), open_value(), _first_queued()]).bind(db.Job._meta.database)
 )
 
 
@@ -169,10 +169,12 @@ def has_queued_for(candidate: Candidate, resolve: Resolve = _as_it_is) -> bool:
     return bool(_met_by(candidate, resolve))
 
 
-def glance(provider_id: int) -> tuple[int, bool]:
-    """How many leases of a provider have not ended, and whether any job is queued."""
-    used_slots, first = _glance.one(provider_id=provider_id) or (0, None)
-    return int(used_slots), first is not None
+def glance(provider_id: int) -> tuple[int, int, bool]:
+    """A provider's leases that have not ended, what those hold that named no provider, and whether any job
+    is queued.
+    """
+    used_slots, value_micros, first = _glance.one(provider_id=provider_id) or (0, 0, None)
+    return int(used_slots), int(value_micros or 0), first is not None
 
 
 def has_queued() -> bool:

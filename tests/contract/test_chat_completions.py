@@ -14,7 +14,7 @@ import httpx
 import httpx2
 import openai
 import pytest
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2
 
 from tests.contract.test_watch import gateway_to
 from tests.support import running_server
@@ -585,3 +585,21 @@ async def test_broken_stream_has_its_error_and_no_end_that_looks_whole(
     assert "error" in text
     for mark in ("[DONE]", "message_stop", "response.completed"):
         assert mark not in text
+
+
+async def test_model_that_fails_its_test_now_is_not_called_unknown(there: Scene) -> None:
+    failed = honesty_pb2.SelfTest(name="engine", passed=False, reason="it broke", models=[MODEL])
+    report = honesty_pb2.SelfTestReport(tests=[failed])
+    await there.daemon.say(
+        capacity_update=sessions_pb2.CapacityUpdate(
+            slots=1, models=[sessions_pb2.ServedModel(name="other/model")], self_tests=report
+        )
+    )
+    await there.daemon.heard_nothing()
+    for model, status in ((MODEL, 503), ("never/there", 404)):
+        answer = await there.http.post(
+            "/v1/chat/completions",
+            json={"model": model, "messages": HELLO},
+            headers={"authorization": f"Bearer {there.renter.key}"},
+        )
+        assert answer.status_code == status, answer.text

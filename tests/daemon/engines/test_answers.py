@@ -363,3 +363,11 @@ async def test_probabilities_are_shown_only_to_who_asked_for_them() -> None:
     for asked, shown in (({"temperature": 0}, False), ({"temperature": 0, "logprobs": True}, True)):
         ((choice,),) = await told(answer, **asked)
         assert ("logprobs" in choice) is shown
+
+
+async def test_answer_in_one_burst_has_no_speed_and_a_steady_one_has() -> None:
+    words = [word(text) for text in "abcd"]
+    for answers, has_speed in ((words, False), ([step for each in words for step in (each, 0.03)], True)):
+        async with attached(Script(answers=(*answers, END, COUNTS, DONE))) as engine:
+            _, usage = await run(engine, job())
+        assert bool(usage.tokens_per_second) is has_speed

@@ -17,7 +17,7 @@ from dcp.v1 import (
 )
 
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
-from server.domain.money import whole_halala
+from server.domain.money import micros, whole_halala
 from server.domain.payouts import PayoutTerms
 from server.domain.standing import NEW_VALUE, network
 from server.store import standing
@@ -114,6 +114,23 @@ async def test_what_a_new_provider_lacks_is_shown_to_it_and_what_it_may_to_rente
     assert (shown.standing.slots, shown.standing.value_halala) == (4, whole_halala(NEW_VALUE))
     assert not shown.HasField("reliability")
     assert shown.reliability_lower == 0
+
+
+async def test_a_job_that_held_all_that_a_standing_allows_leaves_room_when_it_ends(
+    any_market: Market,
+) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter(10_000_000)
+    daemon = await market.daemon(provider)
+    await market.server.services.standings.tick()
+    await market.submit(renter, duration_minutes=NEW_VALUE // micros(15) + 1)
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.start(lease)
+    await daemon.output(lease, 1, b"Hello.")
+    await daemon.finished(lease, seconds=1, last_output_seq=1)
+    await daemon.heartbeat()
+    await market.submit(renter)
+    await daemon.expect("job_offer")
 
 
 async def test_jobs_that_name_nobody_wait_for_a_proven_provider_that_is_busy(any_market: Market) -> None:

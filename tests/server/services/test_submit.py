@@ -349,7 +349,7 @@ async def test_job_that_is_submitted_while_a_slot_becomes_free_does_not_wait_for
     _, lease = await market.running_job(renter, provider, daemon)
     looked, may_go_on, glance = threading.Event(), threading.Event(), queue.glance
 
-    def slow(provider_id: int) -> tuple[int, bool]:
+    def slow(provider_id: int) -> tuple[int, int, bool]:
         found = glance(provider_id)
         looked.set()
         assert may_go_on.wait(20)
