@@ -56,6 +56,8 @@ _FAILURES: dict[int, tuple[str, int]] = {
     jobs_pb2.FAILURE_REASON_CANCELLED: ("JOB_CANCELLED", 410),
     jobs_pb2.FAILURE_REASON_DURATION_LIMIT: ("DURATION_LIMIT", 504),
 }
+BYTES_A_SECOND = 1 << 20
+"""At which a request must at least get through to the server."""
 MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES
 """Of all requests that are read or submitted now."""
 _load = BodyReader(BodyLimit(MAX_BODY_BYTES, MAX_BODY_BYTES // 32), refuses_repeats=False)
@@ -321,7 +323,9 @@ class Jobs:
             idempotency_key=key,
         )
         try:
-            answer = await self._submit(request, metadata=metadata, timeout=self._deadline_seconds)
+            # A long one is parsed, stored and offered; each takes its time.
+            seconds = self._deadline_seconds + len(text) / BYTES_A_SECOND
+            answer = await self._submit(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             refusal = refused(error, "SubmitChat", "")
             if refusal.code != "MODEL_NOT_SERVED":

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 from dcp.v1 import jobs_pb2, models_pb2, prices_pb2, sessions_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.services.catalogue import KEPT_MS
 from tests.support import running_server
@@ -71,6 +72,9 @@ async def test_model_has_the_fields_that_routers_and_openai_clients_read(any_mar
             *("temperature", "top_p", "max_tokens", "stop", "seed"),
             *("presence_penalty", "frequency_penalty", "response_format"),
         ],
+        type="model",
+        display_name=MODEL,
+        created_at=Timestamp(seconds=int(market.clock.now())),
     )
 
 

@@ -80,6 +80,7 @@ async def submit(market: Market) -> Scene:
 
 
 async def chat(market: Market) -> Scene:
+    await market.daemon(await market.provider(), slots=0)  # where nobody serves the model, it is refused
     renter = await market.renter()
 
     def request_for(text: str) -> chats_pb2.SubmitChatRequest:
