@@ -19,6 +19,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from common.json_form import DURATION, TIMESTAMP, enum_names
 from gateway import credentials
+from gateway.dialects.openai_errors import STATUSES as OPENAI_STATUSES
+from gateway.dialects.refusals import ROOT
 from gateway.errors import CODES, STATUS_BY_REASON
 from gateway.events import MEDIA_TYPE as EVENTS_TYPE
 from gateway.languages import ARABIC, ENGLISH, Language
@@ -309,9 +311,13 @@ class _Document:
         responses = {str(status): self._success(binding, status) for status in sorted(success)}
         by_status: dict[int, list[str]] = {}
         for reason in dict.fromkeys(_reasons(binding)):
-            by_status.setdefault(STATUS_BY_REASON[reason], []).append(reason)
+            status = STATUS_BY_REASON[reason]
+            if binding.path.startswith(ROOT):
+                status = OPENAI_STATUSES.get(reason, status)
+            by_status.setdefault(status, []).append(reason)
+        error = self._openai_error() if binding.path.startswith(ROOT) else "Error"
         for status in sorted(by_status):
-            responses[str(status)] = self._failure(status, by_status[status])
+            responses[str(status)] = self._failure(status, by_status[status], error)
         return responses
 
     def _success(self, binding: Binding, status: int) -> Json:
@@ -359,12 +365,12 @@ class _Document:
                 return self._comment(f"{enum.full_name}.{value.name}")
         return self._say(_SUCCESS_TEXTS.get(status, "Done."))
 
-    def _failure(self, status: int, reasons: list[str]) -> Json:
+    def _failure(self, status: int, reasons: list[str], error: str) -> Json:
         codes = {reason: self._comment(f"dcp.v1.ErrorReason.ERROR_REASON_{reason}") for reason in reasons}
         failure: Json = {
             "description": "\n\n".join(f"`{reason}`: {text}" for reason, text in codes.items()),
             "x-codes": codes,
-            "content": _json_content({"$ref": "#/components/schemas/Error"}),
+            "content": _json_content({"$ref": f"#/components/schemas/{error}"}),
         }
         if status in (429, 503):
             failure["headers"] = self._retry_after()
@@ -378,6 +384,19 @@ class _Document:
     def _retry_after(self) -> Json:
         seconds = {"type": "integer", "minimum": 0}
         return {"Retry-After": {"description": self._say("Seconds to wait."), "schema": seconds}}
+
+    def _openai_error(self) -> str:
+        """The name of the schema of errors in OpenAI's form."""
+        own = self._schemas["Error"]["properties"]
+        values: Json = {name: {"type": "string"} for name in ("type", "code")}
+        values |= {"message": own["error"], "param": {"type": ["string", "null"]}, "reason": own["code"]}
+        error: Json = {"type": "object", "required": sorted(values), "properties": values}
+        self._schemas["OpenAIError"] = {
+            "type": "object",
+            "required": ["error"],
+            "properties": {"error": error},
+        }
+        return "OpenAIError"
 
     def _error(self) -> Json:
         facts = self._object(errors_pb2.ErrorFacts.DESCRIPTOR, False)

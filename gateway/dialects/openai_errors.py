@@ -32,7 +32,8 @@ _CODES: Mapping[str, str] = {
 }
 # Repeating these heals nothing, but clients repeat 409 by themselves.
 _NOT_AGAIN = (402, 409, 410)
-_STATUSES: Mapping[str, int] = {"MODEL_NOT_SERVED": 404, "PROVIDER_UNAVAILABLE": 503}
+STATUSES: Mapping[str, int] = {"MODEL_NOT_SERVED": 404, "PROVIDER_UNAVAILABLE": 503}
+"""Of the reasons that have another one in OpenAI's APIs."""
 
 
 def invalid(name: str, text: str) -> ApiError:
@@ -62,7 +63,7 @@ class OpenAIErrors:
 
     def status_of(self, error: ApiError) -> int:
         """The status that clients of this API expect for an error."""
-        return _STATUSES.get(error.code, error.status)
+        return STATUSES.get(error.code, error.status)
 
     def error_body(self, error: ApiError, request_id: str) -> bytes:
         """The error as this API writes it."""

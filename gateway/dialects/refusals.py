@@ -8,6 +8,7 @@ from gateway.dialects.anthropic_messages import AnthropicMessages
 from gateway.dialects.openai_errors import OpenAIErrors, headers_of
 from gateway.errors import ApiError
 
+ROOT = "/v1/"
 _OPENAI, _ANTHROPIC = OpenAIErrors(), AnthropicMessages()
 
 
@@ -21,7 +22,7 @@ class Refusal(NamedTuple):
 
 def refusal(path: str, error: ApiError, request_id: str) -> Refusal:
     """The response of an error at a path."""
-    if not path.startswith("/v1/"):
+    if not path.startswith(ROOT):
         return Refusal(error.status, error.body(request_id), error.headers)
     form = _ANTHROPIC if path.startswith("/v1/messages") else _OPENAI
     status = form.status_of(error)
