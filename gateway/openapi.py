@@ -388,11 +388,26 @@ class _Document:
     def _openai_error(self) -> str:
         """The name of the schema of errors in OpenAI's form."""
         own = self._schemas["Error"]["properties"]
-        values: Json = {name: {"type": "string"} for name in ("type", "code")}
-        values |= {"message": own["error"], "param": {"type": ["string", "null"]}, "reason": own["code"]}
-        error: Json = {"type": "object", "required": sorted(values), "properties": values}
+        texts = {
+            "type": (["string"], "The kind of error, as OpenAI's API names it."),
+            "code": (["string"], "The reason, as OpenAI's API names it."),
+            "param": (["string", "null"], "The field of the request that it is about."),
+        }
+        values: Json = {
+            name: {"type": types if len(types) > 1 else types[0], "description": self._say(text)}
+            for name, (types, text) in texts.items()
+        }
+        values |= {"message": own["error"], "reason": own["code"]}
+        about = self._say("The error, with our own name of it as `reason`.")
+        error: Json = {
+            "type": "object",
+            "description": about,
+            "required": sorted(values),
+            "properties": values,
+        }
         self._schemas["OpenAIError"] = {
             "type": "object",
+            "description": self._say("The format of every error at `/v1`: that of OpenAI's API."),
             "required": ["error"],
             "properties": {"error": error},
         }
