@@ -82,7 +82,7 @@ class Inference:
             key = self._repeats.key(scope["headers"], digest)
             submitted, size_bytes = await self._jobs.submit(asked, key, metadata)
         job_id = scope["request_id"] = submitted.job.job_id
-        answer = asked.answer(Head(job_id, int(time.time()), submitted.max_tokens))
+        answer = asked.answer(Head(job_id, int(time.time())))
         gone = asyncio.create_task(until_gone(receive))
         watched = Watched(self._jobs, job_id, metadata)
         self._jobs.readers[job_id] += 1

@@ -25,8 +25,6 @@ class Head:
     job_id: str
     created: int
     """In seconds since 1970."""
-    max_tokens: int
-    """The most tokens of one choice."""
 
 
 class Answer(Protocol):

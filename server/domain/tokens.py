@@ -24,12 +24,7 @@ BYTES_A_TOKEN = 4
 
 def max_tokens(spec: Mapping[str, Any]) -> int:
     """The most tokens of the answer, in all of its choices."""
-    return each_max_tokens(spec) * choices(spec)
-
-
-def each_max_tokens(spec: Mapping[str, Any]) -> int:
-    """The most tokens of one choice."""
-    return int(_params(spec).get("max_tokens", DEFAULT_MAX_TOKENS))
+    return int(_params(spec).get("max_tokens", DEFAULT_MAX_TOKENS)) * choices(spec)
 
 
 def choices(spec: Mapping[str, Any]) -> int:

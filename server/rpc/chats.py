@@ -16,7 +16,7 @@ class ChatServicer(chats_pb2_grpc.ChatServiceServicer):
         self._chats = chats
 
     async def SubmitChat(self, request: pb.SubmitChatRequest, context: Context) -> pb.SubmitChatResponse:
-        submitted = await self._chats.submit(
+        job = await self._chats.submit(
             caller().id,
             caller().key_id,
             request.model.strip(),
@@ -25,4 +25,4 @@ class ChatServicer(chats_pb2_grpc.ChatServiceServicer):
             cache_key=request.cache_key,
             idempotency_key=request.idempotency_key,
         )
-        return pb.SubmitChatResponse(job=convert.job(submitted.job), max_tokens=submitted.max_tokens)
+        return pb.SubmitChatResponse(job=convert.job(job))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from server.domain import chats
 from server.domain.jobs import Job, JobRequest, JobType
-from server.domain.tokens import each_max_tokens
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 
@@ -15,14 +13,6 @@ from server.services.jobs import Jobs
 START_WITHIN_MS, LOST_AFTER_MS = 60_000, 60_000
 DEFAULT_MAX_TOKENS = 4096
 """Where no context is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """The job of a conversation, and the most tokens of each choice."""
-
-    job: Job
-    max_tokens: int
 
 
 class Chats:
@@ -42,7 +32,7 @@ class Chats:
         max_tokens: int | None = None,
         cache_key: str = "",
         idempotency_key: str = "",
-    ) -> Submitted:
+    ) -> Job:
         """Submits a conversation; without ``max_tokens``, for as long an answer as context and wallet allow.
 
         Raises INVALID_FIELD, and what a submit of a job raises.
@@ -62,5 +52,4 @@ class Chats:
             idempotency_key=idempotency_key or None,
             digest=hashlib.sha256(asked).hexdigest(),
         )
-        job = await self._jobs.submit(renter_id, wanted, key_id)
-        return Submitted(job, each_max_tokens(job.spec))
+        return await self._jobs.submit(renter_id, wanted, key_id)

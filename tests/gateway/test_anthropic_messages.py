@@ -17,7 +17,7 @@ from tests.gateway.test_anthropic_requests import ARABIC, DIALECT, TOOL, body, t
 
 Values = dict[str, Any]
 
-HEAD = Head("job-7", 1_700_000_000, 100)
+HEAD = Head("job-7", 1_700_000_000)
 JOB = jobs_pb2.Job(usage=jobs_pb2.Usage(prompt_tokens=50, completion_tokens=7, cached_tokens=20))
 USAGE = {
     "input_tokens": 30,
@@ -470,7 +470,7 @@ def test_error_has_the_status_and_type_of_the_api(error: ApiError, status: int, 
     assert found == {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req-1"}
     answer = DIALECT.read(
         {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
-    ).answer(Head("req-1", 0, 1))
+    ).answer(Head("req-1", 0))
     event = b"event: error\ndata: %s\n\n" % json.dumps(found, separators=(",", ":")).encode()
     assert (answer.broken(error), answer.says_broken) == (event, False)
 

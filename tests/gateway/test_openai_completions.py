@@ -22,7 +22,7 @@ from gateway.errors import ApiError
 Values = dict[str, Any]
 
 DIALECT: Dialect = OpenAICompletions()
-HEAD = Head("job-7", 1_700_000_000, 100)
+HEAD = Head("job-7", 1_700_000_000)
 JOB = jobs_pb2.Job(usage=jobs_pb2.Usage(prompt_tokens=50, completion_tokens=7, cached_tokens=20))
 USAGE = {
     "prompt_tokens": 50,

@@ -23,7 +23,7 @@ from tests.gateway.test_responses_requests import AGENTS, APPLY_PATCH, ARABIC, C
 
 Values = dict[str, Any]
 
-HEAD = Head("job-7", 1_700_000_000, 100)
+HEAD = Head("job-7", 1_700_000_000)
 JOB = jobs_pb2.Job(usage=jobs_pb2.Usage(prompt_tokens=50, completion_tokens=7, cached_tokens=20))
 USAGE = {
     "input_tokens": 50,

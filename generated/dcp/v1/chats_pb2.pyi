@@ -66,9 +66,6 @@ class SubmitChatResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
-    max_tokens: _builtins.int
-    """The greatest number of tokens in each choice."""
     @_builtins.property
     def job(self) -> _jobs_pb2.Job:
         """The job."""
@@ -77,11 +74,10 @@ class SubmitChatResponse(_message.Message):
         self,
         *,
         job: _jobs_pb2.Job | None = ...,
-        max_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
