@@ -47,6 +47,11 @@ def map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor]
     return message.fields_by_name["key"], message.fields_by_name["value"]
 
 
+def is_cookie(field: FieldDescriptor) -> bool:
+    """Whether the field is a cookie of a browser, which is no part of any JSON."""
+    return bool(field.GetOptions().Extensions[options_pb2.field].cookie.name)
+
+
 @cache
 def enum_names(enum: EnumDescriptor) -> Mapping[int, str]:
     """The JSON name of each number of the enum."""
@@ -65,7 +70,9 @@ class _MessageWriter:
 
     def __init__(self, message: Descriptor, writers: dict[str, _MessageWriter]) -> None:
         writers[message.full_name] = self
-        self._fields = [(f.name, f.has_presence, _field_writer(f, writers)) for f in message.fields]
+        self._fields = [
+            (f.name, f.has_presence, _field_writer(f, writers)) for f in message.fields if not is_cookie(f)
+        ]
 
     def __call__(self, message: Any) -> Values:
         values: Values = {}

@@ -1,4 +1,4 @@
-"""The command `dcp-daemon`: register, run, doctor, status, drain, resume, update, unit.
+"""The command `dcp-daemon`: register, run, doctor, status, health, drain, resume, update, unit.
 
 It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
@@ -19,8 +19,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from common import tracing
 from common.files import raise_file_limit
+from common.health import report
 from common.printing import print_anything
+from common.telemetry import Telemetry, opened, refusal
 from daemon.app import JOIN_SECONDS, Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, logs, registration
@@ -47,6 +50,8 @@ from daemon.service import unit, update
 from daemon.service.installation import Installation, InstallationError
 from daemon.service.notify import Manager
 from daemon.service.reload import Reloader
+from daemon.service.version import daemon_version
+from daemon.telemetry import METRICS
 from daemon.work.verdicts import Verdicts
 
 # Modules of one command only, and those of containers, are imported where they are used: their libraries take
@@ -129,6 +134,19 @@ def _status(arguments: argparse.Namespace) -> int:
     return status.run(_configured(arguments), once=arguments.once, as_json=arguments.json)
 
 
+def _health(arguments: argparse.Namespace) -> int:
+    state_dir = _configured(arguments).state_dir
+
+    def fault() -> str:
+        try:
+            state = control.ask(state_dir, "status")["session"]["state"]
+        except control.NotRunningError as error:
+            return str(error)
+        return "" if state == "open" else f"the session with the server is {state}"
+
+    return report(fault, arguments.wait)
+
+
 def _keep_gpu(arguments: argparse.Namespace) -> int:
     config = _configured(arguments)
     try:
@@ -171,6 +189,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "doctor": _doctor,
     "status": _status,
+    "health": _health,
     "drain": _keep_gpu,
     "resume": _keep_gpu,
     "update": _update,
@@ -193,7 +212,7 @@ def _configured_soon(arguments: argparse.Namespace) -> Config:
 
 def _configured(arguments: argparse.Namespace) -> Config:
     config = load(os.environ, arguments.config)
-    logs.set_up(config.log_level, os.environ)
+    logs.set_up(config.log_level, os.environ, format_=config.log_format)
     return config
 
 
@@ -202,6 +221,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     _check_serves(config, arguments.allow_process_runner)
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
+    measures = _measures(config)
+    traces = tracing.opened(config.traces, "daemon", daemon_version())
     manager, health = Manager(os.environ), Health(KeptGpus(config.state_dir))
     warm = WarmModels(kept_gpus=health.kept_gpus)
     choose = partial(
@@ -238,6 +259,10 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
             runs_plain_processes=isinstance(runner, ProcessRunner),
             is_key_known=was_accepted(config.state_dir, config.server, key),
             verdicts=Verdicts(config.state_dir),
+            input_folder=config.state_dir / "inputs",
+            input_room=config.input_room,
+            telemetry=measures,
+            traces=traces,
             start_prover=partial(Prover.start, environment=config.engine_environment)
             if config.proves_gpus
             else None,
@@ -263,6 +288,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     finally:
         for task in beside:
             task.cancel()
+        measures.close()
+        await asyncio.to_thread(traces.close)
     return _exit_status(reason)
 
 
@@ -293,6 +320,13 @@ async def _look_for_containers(
             logger.exception("the container engine could not be looked for")
     others.append(runner)
     reloader.add(daemon, runner)
+
+
+def _measures(config: Config) -> Telemetry:
+    try:
+        return opened(config.metrics_listen, METRICS, "daemon", daemon_version())
+    except OSError as error:
+        raise ConfigError(refusal(config.metrics_listen, error)) from None
 
 
 def _check_serves(config: Config, allow_process_runner: bool) -> None:

@@ -10,28 +10,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from dcp.v1 import gpus_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
+from common import tracing
+from common.telemetry import OFF, Telemetry
+from common.tracing import Traces
 from daemon.cli.snapshot import snapshot
 from daemon.journal.journal import Journal
 from daemon.journal.writer import JournalWriter
 from daemon.link import Line, Link, ServerAddress
-from daemon.machine.health import UnknownGpuError
+from daemon.machine.health import WORKS, UnknownGpuError
 from daemon.machine.machine import GpuSampler, Machine
 from daemon.machine.policy import Rules
 from daemon.protocol import effects as fx
 from daemon.protocol import events as ev
-from daemon.protocol.session import DaemonSession, Introduction
+from daemon.protocol.session import DaemonSession, Introduction, LinkState
+from daemon.protocol.transcript import Phase
 from daemon.runners import ResumeOffsets, Runner
+from daemon.runners.input_files import InputRoom
 from daemon.service.version import daemon_version
+from daemon.telemetry import measure_gpus, outcome_name
 from daemon.work.admission import Admission
 from daemon.work.artifacts import ArtifactSink, Uploader
 from daemon.work.attempts import Attempts
 from daemon.work.gpu_proof import GpuProof, StartProver, provable
+from daemon.work.inputs import InputStore
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests
 from daemon.work.verdicts import Verdicts
@@ -69,6 +78,14 @@ class Options:
     """Starts a process that can fill a GPU; None: the GPUs are not proved."""
     artifact_sink: ArtifactSink | None = None
     """Where the files of jobs go; None: to the server."""
+    input_folder: Path | None = None
+    """Where the inputs of jobs are kept; None: jobs with inputs are given back."""
+    input_room: InputRoom = field(default_factory=InputRoom)
+    """What of that disk they may take."""
+    telemetry: Telemetry = OFF
+    """What is measured with."""
+    traces: Traces = tracing.OFF
+    """What is traced with."""
     tick_seconds: float = 0.1
     """How often, in real time, the clock is read."""
     sample_seconds: float = 5.0
@@ -108,8 +125,18 @@ class Daemon:
         self._roster = Roster(engines)
         self._journal = JournalWriter(journal, self._written)
         sink = self._options.artifact_sink or Uploader(link.upload, machine.rng)
+        folder = self._options.input_folder
         self._attempts = Attempts(
-            self._roster.engines, self._happened, self._room, machine.clock, sink, self._roster.is_leaving
+            self._roster.engines,
+            self._happened,
+            self._room,
+            machine.clock,
+            sink,
+            self._roster.is_leaving,
+            self._options.traces,
+            InputStore(folder, link.read_input, machine.rng, room=self._options.input_room)
+            if folder is not None
+            else None,
         )
         self._proof = GpuProof(
             link.prove,
@@ -247,6 +274,7 @@ class Daemon:
             if engine is not None:
                 model = self._attempts.model_of(event.lease)
                 self._self_tests.job_ended(engine, event.result.outcome, event.result.failure_reason, model)
+            self._count_ended(event.result)
         self._handle(event)
         if isinstance(event, ev.AttemptFinished):
             # An engine's self-test was settled by a job.
@@ -260,7 +288,29 @@ class Daemon:
             self._admission.settings = self._session.settings
             self._report_capacity()
 
+    def _count_ended(self, result: ev.Result) -> None:
+        reason = jobs_pb2.FailureReason.Name(result.failure_reason).removeprefix("FAILURE_REASON_")
+        self._options.telemetry.count(
+            "dcp_daemon_jobs_ended_total",
+            outcome_name(result.outcome),
+            "" if reason == "UNSPECIFIED" else reason,
+        )
+
+    def _measure(self, status: gpus_pb2.GpuStatus | None) -> None:
+        telemetry, session = self._options.telemetry, self._session
+        telemetry.set("dcp_daemon_session_open", session.link is LinkState.OPEN)
+        telemetry.set("dcp_daemon_slots", session.slots)
+        phases = Counter(run.phase for run in session.unfinished)
+        telemetry.fill("dcp_daemon_jobs_open", {(phase.name.lower(),): phases[phase] for phase in Phase})
+        telemetry.set("dcp_daemon_journal_waiting", self._journal.waiting)
+        telemetry.set("dcp_daemon_journal_bytes", self._journal.size_bytes)
+        gpus = status.all_gpus if status is not None else ()
+        measure_gpus(telemetry, gpus, lambda gpu: self._health.state_of(gpu) == WORKS)
+
     def _written(self, entry: fx.Persist, error: OSError | None) -> None:
+        self._options.telemetry.count(
+            "dcp_daemon_journal_writes_total", "failed" if error is not None else "written"
+        )
         if error is None:
             self._handle(ev.Persisted(entry.number))
         else:
@@ -281,6 +331,8 @@ class Daemon:
 
     async def _sample(self) -> None:
         status = await self._sampler.read()
+        if self._options.telemetry.is_on:
+            self._measure(self._sampler.fresh)
         if status is None:
             return
         self._options.on_sample(status)
@@ -339,6 +391,8 @@ class Daemon:
                     self._self_tests.job_began(engine)
             case fx.StopAttempt(lease):
                 self._attempts.stop(lease)
+            case fx.EndAttempt(lease):
+                self._attempts.end(lease)
             case fx.Persist() | fx.Forget():
                 self._journal.put(effect)
             case fx.ReconnectAfter(seconds):

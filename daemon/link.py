@@ -10,18 +10,20 @@ import asyncio
 import contextlib
 import logging
 import re
+import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
-from dcp.v1 import artifacts_pb2, gpu_proofs_pb2, providers_pb2, sessions_pb2
+from dcp.v1 import artifacts_pb2, gpu_proofs_pb2, inputs_pb2, providers_pb2, sessions_pb2
 from dcp.v1.artifacts_pb2_grpc import ArtifactServiceStub
 from dcp.v1.gpu_proofs_pb2_grpc import GpuProofServiceStub
+from dcp.v1.inputs_pb2_grpc import InputServiceStub
 from dcp.v1.providers_pb2_grpc import ProviderServiceStub
 from dcp.v1.sessions_pb2_grpc import SessionServiceStub
 from google.protobuf.message import DecodeError
@@ -42,6 +44,7 @@ from daemon.work.artifacts import (
     open_plain,
 )
 from daemon.work.gpu_proof import ProofBrokenError, ProofStream
+from daemon.work.inputs import InputGoneError, ReadBrokenError
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +87,13 @@ class ServerAddress:
     """Where the server is and how it is trusted."""
 
     address: str
-    """host:port."""
+    """host:port, or several with commas between them."""
     tls_ca: Path | None = None
     """PEM file of the trusted authorities; None: plain text."""
+
+    def each(self) -> list[ServerAddress]:
+        """Each address by itself."""
+        return [replace(self, address=address) for address in self.address.split(",")]
 
 
 class LinkBrokenError(Exception):
@@ -222,15 +229,24 @@ class Link:
     """The way to one server with one key."""
 
     def __init__(self, server: ServerAddress, key: str) -> None:
-        self._server = server
+        self._servers = server.each()
+        # Daemons begin at different servers, and each tries the next one when a stream has ended.
+        self._turn = secrets.randbelow(len(self._servers))
         self._key = key
+
+    @property
+    def _server(self) -> ServerAddress:
+        return self._servers[self._turn % len(self._servers)]
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Stream]:
         """A new stream; connecting happens while it is used."""
-        async with _channel(self._server) as channel:
-            call = SessionServiceStub(channel).Connect(metadata=(("authorization", f"Bearer {self._key}"),))
-            yield Stream(call)
+        try:
+            async with _channel(self._server) as channel:
+                metadata = (("authorization", f"Bearer {self._key}"),)
+                yield Stream(SessionServiceStub(channel).Connect(metadata=metadata))
+        finally:
+            self._turn += 1
 
     @contextlib.asynccontextmanager
     async def prove(self) -> AsyncIterator[ProofStream]:
@@ -269,6 +285,34 @@ class Link:
                 raise UploadBrokenError("the server did not go on with it") from None
             except OSError as error:
                 raise UploadRefusedError(f"it cannot be read: {error.strerror or error}") from None
+            finally:
+                call.cancel()
+
+    async def read_input(
+        self, lease: sessions_pb2.Lease, number: int, first_byte: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of an input of a run, from a place on. Raises InputGoneError and ReadBrokenError."""
+        try:
+            opened = _channel(self._server)
+        except LinkBrokenError as error:
+            raise ReadBrokenError(str(error)) from None
+        async with opened as channel:
+            call = InputServiceStub(channel).ReadJobInput(
+                metadata=(("authorization", f"Bearer {self._key}"),)
+            )
+            request = inputs_pb2.ReadJobInputRequest(lease=lease, number=number, first_byte=first_byte)
+            try:
+                await _step(call.write(request))
+                await _step(call.done_writing())
+                while isinstance(answer := await _step(call.read()), inputs_pb2.ReadJobInputResponse):
+                    yield answer.data
+            except aio.AioRpcError as error:
+                is_gone = error.code() is grpc.StatusCode.NOT_FOUND or _reason(error) == "STALE_LEASE"
+                if is_gone or error.code() in _REFUSALS:
+                    raise InputGoneError(error.details()) from None
+                raise ReadBrokenError(_text(error)) from None
+            except (TimeoutError, asyncio.InvalidStateError):
+                raise ReadBrokenError("the server did not go on with it") from None
             finally:
                 call.cancel()
 
@@ -451,7 +495,7 @@ async def register(
 ) -> providers_pb2.RegisterProviderResponse:
     """Registers a provider. Raises RegistrationError with a text for a person."""
     try:
-        opened = _channel(server)
+        opened = _channel(await _reachable(server))
     except LinkBrokenError as error:
         raise RegistrationError(str(error)) from None
     async with opened as channel:
@@ -467,7 +511,7 @@ async def own_provider(
     server: ServerAddress, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
 ) -> providers_pb2.GetOwnProviderResponse:
     """The provider as the server sees it. Raises KeyRefusedError or LinkBrokenError."""
-    async with _channel(server) as channel:
+    async with _channel(await _reachable(server)) as channel:
         try:
             return await ProviderServiceStub(channel).GetOwnProvider(
                 providers_pb2.GetOwnProviderRequest(),
@@ -506,6 +550,15 @@ async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:
         problem = "" if answer == b"\x08\x01" else "the server answers that it is not serving"
         newest = str(metadata.get("dcp-newest-daemon", ""))
         return Probe(problem, round_trip_ms, _date(metadata.get("date", "")), newest)
+
+
+async def _reachable(server: ServerAddress) -> ServerAddress:
+    """The first server that answers; the first one if none does, and if there is only one."""
+    servers = server.each()
+    for one in servers[1:] and servers:
+        if not (await probe(one)).problem:
+            return one
+    return servers[0]
 
 
 def _date(text: str | bytes) -> datetime | None:

@@ -16,6 +16,7 @@ from gateway.channel import Channel
 from gateway.config import Address
 from gateway.doors import doors
 from gateway.edge import Edge, refuse_unrouted
+from gateway.exchanges import Exchanges
 from gateway.limits import DEADLINE_SECONDS
 from gateway.readiness import Readiness, healthz
 from gateway.routes import Resource, api_routes, discover, run_route
@@ -33,17 +34,22 @@ class Application(FastAPI):
     after the other, and do nothing else for it.
     """
 
-    def __init__(self, api: Table[Resource]) -> None:
+    def __init__(self, api: Table[Resource], exchanges: Exchanges | None = None) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         self._api = api
-        self._run = Edge(run_route)
-        self.add_middleware(Edge)
+        self._run = Edge(run_route, exchanges)
+        self.add_middleware(Edge, exchanges=exchanges)
         self.add_exception_handler(HTTPException, refuse_unrouted)
 
     @property
     def paths(self) -> list[str]:
         """The paths of all routes."""
         return [*self._api.patterns, *(getattr(route, "path", "") for route in self.router.routes)]
+
+    @property
+    def templates(self) -> dict[object, str]:
+        """The paths of the routes that are not the API's, by what they call."""
+        return {getattr(route, "endpoint", None): getattr(route, "path", "") for route in self.router.routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one exchange."""
@@ -61,14 +67,16 @@ def build_app(
     files: Sequence[FileDescriptor] | None = None,
     daemon_server: Address = ON_THIS_HOST,
     deadline_seconds: float = DEADLINE_SECONDS,
+    exchanges: Exchanges | None = None,
 ) -> Application:
     """Builds the ASGI application over the channel. The caller remains responsible for closing it.
 
     ``files`` are the protos whose RPCs are served; the default is all of dcp.v1. ``daemon_server`` is the
-    address that the pages tell providers.
+    address that the pages tell providers. ``exchanges`` records what is served; None: nothing does.
     """
     files = discover() if files is None else files
-    app = Application(api_routes(channel, files, deadline_seconds, doors(channel, deadline_seconds)))
+    api = api_routes(channel, files, deadline_seconds, *doors(channel, deadline_seconds))
+    app = Application(api, exchanges)
     app.router.routes.extend(page_routes(files, daemon_server))
     app.add_route("/healthz", healthz)
     app.add_route("/readyz", Readiness(channel).readyz)

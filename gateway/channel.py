@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
 
-from gateway.config import Config
+from gateway.config import Address, Config
 
 # Requests wait for the server, so the gateway reconnects fast after a restart of it; gateways are few,
 # unlike daemons, so this cannot become a storm. The environment's HTTP proxies are not used: they are
@@ -22,7 +23,12 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.enable_http_proxy", 0),
+    # A name is asked for again this often at most when a connection is lost, so that new servers are found.
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
 )
+# Calls go in turns to the servers that say that they serve: not to one that stops or has no database. Where
+# there is only one, it is called in any case, since it says itself what it lacks.
+SEVERAL = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 
 
 class Channel(Protocol):
@@ -44,8 +50,21 @@ class Channel(Protocol):
 
 
 def open_channel(config: Config) -> grpc.aio.Channel:
-    """Returns a channel to the server, which connects on first use. Needs a running event loop."""
+    """Returns a channel to the servers, which connects on first use. Needs a running event loop."""
+    options: list[tuple[str, Any]] = list(CHANNEL_OPTIONS)
+    if len(config.servers) > 1 or config.servers[0].version is None:
+        options.append(("grpc.service_config", json.dumps(SEVERAL)))
     if config.tls_ca is None:
-        return grpc.aio.insecure_channel(str(config.server), options=CHANNEL_OPTIONS)
-    certificates = grpc.ssl_channel_credentials(config.tls_ca.read_bytes())
-    return grpc.aio.secure_channel(str(config.server), certificates, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(target(config.servers), options=options)
+    if config.tls_server_name:
+        options.append(("grpc.ssl_target_name_override", config.tls_server_name))
+    key, chain = config.own_cert or (None, None)
+    certificates = grpc.ssl_channel_credentials(config.tls_ca.read_bytes(), key, chain)
+    return grpc.aio.secure_channel(target(config.servers), certificates, options=options)
+
+
+def target(servers: tuple[Address, ...]) -> str:
+    """gRPC's name for one or several servers."""
+    if len(servers) == 1:
+        return str(servers[0])
+    return f"ipv{servers[0].version}:{','.join(str(server) for server in servers)}"

@@ -26,9 +26,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common import addresses
 from common.addresses import Network
+from common.telemetry import OFF, Telemetry
 from gateway import limits
-from gateway.edge import CUT, IS_STREAM, Forwarded, dressed, head_too_large
+from gateway.edge import CUT, Forwarded, dressed, head_too_large
 from gateway.errors import ApiError
+from gateway.exchanges import IS_STREAM
 
 _FOLD = re.compile(rb"\n[ \t]")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -62,7 +64,9 @@ class Door:
         most_per_address: int = limits.MAX_ADDRESS_CONNECTIONS,
         trusted: Sequence[Network] = (),
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry = OFF,
     ) -> None:
+        self.telemetry = telemetry
         self.trusted = trusted
         self.now = clock
         self._most = most
@@ -90,6 +94,11 @@ class Door:
         self._open[connection] = name
         self._per_address.update((name, site))
         return None
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
 
     def leave(self, connection: Connection) -> None:
         """Forgets a connection that has ended."""
@@ -150,6 +159,7 @@ class Connection(H11Protocol):
             self._refuse(refusal)
         elif refusal is not None:
             self._is_refused = True
+            self._note_refusal(refusal)
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -243,6 +253,7 @@ class Connection(H11Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answers with an error and closes the connection. A request that is arriving is not carried out."""
+        self._note_refusal(error)
         started = False
         if self.cycle is not None and not self.cycle.response_complete:
             started = self.cycle.response_started
@@ -256,6 +267,9 @@ class Connection(H11Protocol):
         self._door.lingering += 1
         self._outlet.write(_answer(error))
         self._outlet.linger()
+
+    def _note_refusal(self, error: ApiError) -> None:
+        self._door.telemetry.count("dcp_http_connections_refused_total", str(error.status))
 
     def _closes_at_once(self) -> bool:
         """Whether nothing more of a request is to come; otherwise closing could lose the answer."""

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from starlette.types import Scope
+
+from gateway.browsers import LOG_IN_PREFIX, log_in_of
 from gateway.errors import ApiError
 
 ROLE_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
@@ -20,6 +23,15 @@ _KEY_HEADERS = frozenset(name.encode() for name in (*ROLE_HEADERS, "x-api-key"))
 _BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE | re.DOTALL)
 # The values that gRPC metadata can carry.
 _SENDABLE = re.compile(r"[\x21-\x7e]{1,512}")
+
+
+def of_request(scope: Scope, query: dict[str, list[str]], body: dict[str, Any]) -> str | None:
+    """Returns the request's credential, else the log-in of the browser that sent it, else None.
+
+    Removes credentials as ``take`` does. Raises ApiError as it does, and CROSS_ORIGIN.
+    """
+    credential = take(scope["headers"], query, body)
+    return log_in_of(scope) if credential is None else credential
 
 
 def take(
@@ -35,7 +47,7 @@ def take(
     if len(found) > 1:
         raise ApiError("CONFLICTING_CREDENTIALS", "The request has two different credentials; send only one.")
     credential: str = found.pop()
-    if not _SENDABLE.fullmatch(credential):
+    if not _SENDABLE.fullmatch(credential) or credential.startswith(LOG_IN_PREFIX):
         raise ApiError("INVALID_CREDENTIAL", "The credential is not a key of this marketplace; check it.")
     return credential
 

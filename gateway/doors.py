@@ -1,19 +1,33 @@
-"""The paths of `/v1` that are no RPCs: one for each form of request, all before the same jobs."""
+"""The paths of `/v1` that are no RPCs: forms of requests, before the same jobs, and the files of batches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.batch_calls import BatchCalls
+from gateway.batch_checks import Checks
+from gateway.batches import CreateBatch, FileContent, UploadFile
 from gateway.channel import Channel
 from gateway.dialects.table import DIALECTS
 from gateway.inference import CountTokens, Inference, Jobs, Repeats
-from gateway.routes import Served
+from gateway.routes import Saw, Served
 
 
-def doors(channel: Channel, deadline_seconds: float) -> Mapping[str, Served]:
-    """What serves a POST, by its path."""
+def doors(channel: Channel, deadline_seconds: float) -> tuple[Mapping[str, Served], Mapping[str, Saw]]:
+    """What serves a path, by the path; a POST, unless the path has another method before it.
+
+    And what hears of the answers of RPCs, by their names.
+    """
     jobs, repeats = Jobs(channel, deadline_seconds), Repeats()
+    batches = BatchCalls(channel, deadline_seconds)
+    checks = Checks(batches, jobs)
     served: dict[str, Served] = {
-        path: Inference(door.dialect, jobs, repeats) for path, door in DIALECTS.items()
+        path: Inference(door.dialect, door.work, jobs, repeats) for path, door in DIALECTS.items()
     }
-    return served | {"/v1/messages/count_tokens": CountTokens(jobs)}
+    served |= {
+        "/v1/messages/count_tokens": CountTokens(jobs),
+        "/v1/files": UploadFile(batches),
+        "/v1/batches": CreateBatch(batches, checks, repeats),
+        "GET /v1/files/{file_id}/content": FileContent(batches),
+    }
+    return served, {f"dcp.v1.BatchService.{name}": checks.saw for name in ("GetBatch", "ListBatches")}

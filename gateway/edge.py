@@ -6,7 +6,6 @@ It knows no route, message or credential, and never logs a request's content.
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import traceback
 from collections.abc import Iterable, Sequence
@@ -16,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common import addresses
+from common import addresses, logs, tracing
 from common.addresses import Address, Network
 from gateway.dialects.refusals import refusal
 from gateway.errors import ApiError
+from gateway.exchanges import Exchanges
 from gateway.limits import LEAST_BODY_LIMIT, MAX_HEAD_BYTES, MAX_HEADERS
 from gateway.nearest import nearest_path
 
@@ -29,12 +29,8 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 ROOTS = ("/api/", "/v1/")
 """Where the routes of the API are; they read their bodies themselves."""
-IS_STREAM = "dcp.is_stream"
-"""The key of a scope whose response is cut when the gateway stops, since it has no end that is near."""
 CUT = "dcp.cut"
 """The key under which `connections` offers to break a scope's connection after what was written."""
-
-_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class ClientGoneError(Exception):
@@ -44,15 +40,22 @@ class ClientGoneError(Exception):
 class Edge:
     """The outermost ASGI layer of the gateway."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, exchanges: Exchanges | None = None) -> None:
         self._app = app
+        self._exchanges = exchanges
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs one exchange. An exception inside becomes a response in the API's error format."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._exchanges is None:
+            await self._exchange(scope, receive, send)
+        else:
+            await self._exchanges.run(self._exchange, scope, receive, send)
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["request_id"] = _request_id(scope["headers"])
+        logs.begin_request(request_id)
         started = False
 
         async def send_dressed(message: Message) -> None:
@@ -73,6 +76,7 @@ class Edge:
             log.debug("client hung up: request_id=%s", request_id)
         except Exception as fault:
             error = fault if isinstance(fault, ApiError) else ApiError("INTERNAL")
+            tracing.note("error.type", error.code)
             if error is not fault:
                 _log_fault(fault, scope)
             if started:
@@ -150,8 +154,8 @@ def method_not_allowed(allow: str) -> ApiError:
 
 def _request_id(headers: RawHeaders) -> str:
     for name, value in headers:
-        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
-            return value.decode()
+        if name == b"x-request-id" and logs.is_request_id(text := value.decode("latin-1")):
+            return text
     return secrets.token_hex(8)
 
 
@@ -159,6 +163,8 @@ def dressed(headers: RawHeaders, request_id: str, scheme: str | None = None) -> 
     """The headers of a response with those that every response has."""
     dressed = list(headers)
     dressed += [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    if trace_id := tracing.present_trace_id():
+        dressed.append((b"x-trace-id", trace_id.encode()))
     if scheme == "https":
         dressed.append((b"strict-transport-security", b"max-age=31536000"))
     if not any(name.lower() == b"cache-control" for name, _ in dressed):

@@ -27,6 +27,13 @@ STATUS_BY_REASON: Mapping[str, int] = {
     if value.number
 }
 
+# How gRPC says that it sent nothing, since it has a connection to no server.
+_NOT_SENT = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+)
+
 # The meaning of an error without a reason of the marketplace: gRPC or a proxy created it.
 BY_CODE: Mapping[grpc.StatusCode, tuple[int, str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, "INVALID_FIELD"),
@@ -56,6 +63,9 @@ _TEXT_BY_CODE = {
     "FAILED_PRECONDITION": "The object's current state does not allow this.",
     "RATE_LIMITED": "Too many requests; try again later.",
     "UNAVAILABLE": "The service cannot be reached now; try again.",
+    "OUTCOME_UNKNOWN": "The connection to the server broke before it answered, so it is not known whether "
+    "this was done; repeat it with the same Idempotency-Key, or read what it should have changed before you "
+    "try again.",
     "TIMEOUT": "The service did not respond in time. The request may have taken effect.",
     "INTERNAL": "An internal fault of the marketplace. Quote request_id when you report it.",
 }
@@ -125,6 +135,16 @@ def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
 
 def _plain(facts: errors_pb2.ErrorFacts) -> dict[str, Any]:
     return {field.name: value for field, value in facts.ListFields()}
+
+
+def is_lost(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the connection broke: no server said what became of the call."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and _details(error) is None
+
+
+def may_be_done(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the connection broke when a server may have got the call."""
+    return is_lost(error) and not (error.details() or "").startswith(_NOT_SENT)
 
 
 def _details(error: grpc.aio.AioRpcError) -> Any:

@@ -22,8 +22,9 @@ from starlette.types import Receive, Scope, Send
 
 from common.json_form import message_writer
 from gateway import errors
-from gateway.edge import CUT, IS_STREAM, respond
+from gateway.edge import CUT, respond
 from gateway.errors import ApiError
+from gateway.exchanges import IS_STREAM
 from gateway.files import BrokenOffError, until_gone
 from gateway.limits import EVENT_COMMENT_SECONDS, EVENT_RETRY_MILLISECONDS
 

@@ -15,7 +15,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import orjson
@@ -25,16 +25,17 @@ from starlette.types import Receive, Scope, Send
 from common.nearest import did_you_mean
 from gateway import credentials, errors
 from gateway.bodies import BodyLimit, BodyReader, Room, Values
+from gateway.calls import call_metadata, refused, rpc
 from gateway.channel import Channel
-from gateway.dialects import Answer, Asked, Dialect, Head, anthropic_messages
-from gateway.dialects.chunks import Gathered, Reader
-from gateway.edge import IS_STREAM, respond
+from gateway.dialects import Answer, Form, Head, Request, Whole, anthropic_messages
+from gateway.edge import respond
 from gateway.errors import ApiError
 from gateway.events import HEADERS, break_off, send_part
+from gateway.exchanges import IS_STREAM, note_account, note_account_of
 from gateway.files import until_gone
 from gateway.lengths import Lengths
 from gateway.limits import EVENT_COMMENT_SECONDS
-from gateway.routes import call_metadata, refused, rpc
+from gateway.works import WORKS, Work
 
 RESUME_SECONDS = 30.0
 """How long the server may be away while an answer is relayed."""
@@ -50,6 +51,7 @@ _FAILURES: dict[int, tuple[str, int]] = {
     jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG: ("PROMPT_TOO_LONG", 400),
     jobs_pb2.FAILURE_REASON_BAD_PARAMS: ("BAD_PARAMS", 400),
     jobs_pb2.FAILURE_REASON_NO_ANSWER: ("NO_ANSWER", 400),
+    jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE: ("OUTPUT_TOO_LARGE", 400),
     jobs_pb2.FAILURE_REASON_START_DEADLINE: ("START_DEADLINE", 503),
     jobs_pb2.FAILURE_REASON_ENGINE_BUSY: ("ENGINE_BUSY", 503),
     jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED: ("PROVIDER_UNAVAILABLE", 503),
@@ -60,6 +62,8 @@ BYTES_A_SECOND = 1 << 20
 """At which a request must at least get through to the server."""
 MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES
 """Of all requests that are read or submitted now."""
+SHOWN_NAMES = 5
+"""Models that an error names."""
 _load = BodyReader(BodyLimit(MAX_BODY_BYTES, MAX_BODY_BYTES // 32), refuses_repeats=False)
 _room = Room(MAX_BODIES_BYTES)
 
@@ -67,9 +71,10 @@ _room = Room(MAX_BODIES_BYTES)
 class Inference:
     """A path of `/v1` that takes requests in one dialect."""
 
-    def __init__(self, dialect: Dialect, jobs: Jobs, repeats: Repeats) -> None:
+    def __init__(self, dialect: Form, work: Work, jobs: Jobs, repeats: Repeats) -> None:
         self.name = type(dialect).__name__
         self._dialect = dialect
+        self._work = work
         self._jobs = jobs
         self._repeats = repeats
 
@@ -80,17 +85,17 @@ class Inference:
             asked = self._dialect.read(body)
             digest = hashlib.sha256(orjson.dumps([self.name, credential, body])).digest()
             key = self._repeats.key(scope["headers"], digest)
-            submitted, size_bytes = await self._jobs.submit(asked, key, metadata)
+            submitted, size_bytes = await self._jobs.submit(self._work, asked, key, metadata, scope)
         job_id = scope["request_id"] = submitted.job.job_id
         answer = asked.answer(Head(job_id, int(time.time())))
         gone = asyncio.create_task(until_gone(receive))
-        watched = Watched(self._jobs, job_id, metadata)
+        watched = Watched(self._jobs, self._work, job_id, metadata)
         self._jobs.readers[job_id] += 1
         try:
             if asked.is_stream:
-                await self._stream(scope, send, gone, watched, answer)
+                await self._stream(scope, send, gone, watched, cast(Answer, answer))
             else:
-                await _whole(scope, send, gone, watched, answer)
+                await self._whole(scope, send, gone, watched, answer)
         finally:
             gone.cancel()
             await watched.close()
@@ -125,6 +130,16 @@ class Inference:
                 await send({"type": "http.response.body", "body": last})
             else:
                 await break_off(scope, send, gone, last)
+
+    async def _whole(
+        self, scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: Whole
+    ) -> None:
+        found: list[Values] = []
+        while (chunks := await watched.chunks(gone)) is not None:
+            found += chunks
+        if watched.job is not None:
+            body = answer.whole(self._work.gather(found), watched.job)
+            await respond(send, 200, body, [("request-id", scope["request_id"])])
 
     async def _leave(self, job_id: str, watched: Watched, digest: bytes, metadata: Any) -> None:
         """Cancels a job that has not ended when its last reader is gone, unless a repeat comes at once."""
@@ -164,7 +179,7 @@ class CountTokens:
 @asynccontextmanager
 async def request_of(scope: Scope, receive: Receive) -> AsyncIterator[tuple[str, Values]]:
     """The credential and the body of a request of `/v1`; its bytes count until the end. Raises ApiError."""
-    credential = credentials.take(scope["headers"], {}, {})
+    credential = credentials.of_request(scope, {}, {})
     if credential is None:
         # Before its body, which may be long.
         raise ApiError("MISSING_CREDENTIAL", "Send a renter's key as `Authorization: Bearer KEY`.")
@@ -172,22 +187,10 @@ async def request_of(scope: Scope, receive: Receive) -> AsyncIterator[tuple[str,
         yield credential, await _load(scope["headers"], counted)
 
 
-async def _whole(
-    scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: Answer
-) -> None:
-    gathered = Gathered()
-    while (chunks := await watched.chunks(gone)) is not None:
-        for chunk in chunks:
-            gathered.add(chunk)
-    if watched.job is not None:
-        headers = [("request-id", scope["request_id"])]
-        await respond(send, 200, answer.whole(gathered.choices, watched.job), headers)
-
-
 class Watched:
-    """What a chat's job writes, once and in order, whatever is restarted meanwhile."""
+    """What a job writes, once and in order, whatever is restarted meanwhile."""
 
-    def __init__(self, jobs: Jobs, job_id: str, metadata: Any) -> None:
+    def __init__(self, jobs: Jobs, work: Work, job_id: str, metadata: Any) -> None:
         self.job: jobs_pb2.Job | None = None
         """The job with its bill, once it has completed."""
         self.has_ended = False
@@ -199,7 +202,8 @@ class Watched:
         self._call: Any = None
         self._reading: asyncio.Task[Any] | None = None
         self._last_id = ""
-        self._reader = Reader()
+        self._work = work
+        self._reader = work.reader()
         self._line = ""
         """The beginning of a line whose end did not come yet."""
         self._has_begun = False
@@ -231,7 +235,7 @@ class Watched:
                     raise ApiError(
                         "UNAVAILABLE", "The provider was lost in the middle of the answer; ask again."
                     )
-                self._line, self._reader = "", Reader()
+                self._line, self._reader = "", self._work.reader()
             if kind == "end":
                 self._end(event.end.job)
                 return None
@@ -239,17 +243,14 @@ class Watched:
 
     def _read(self, text: str) -> Sequence[Values]:
         *lines, self._line = (self._line + text).split("\n")
-        return [chunk for line in lines if (chunk := self._reader.read(line)) is not None]
+        return [chunk for line in lines if (chunk := self._reader(line)) is not None]
 
     def _end(self, job: jobs_pb2.Job) -> None:
         self.has_ended = True
         if job.status == jobs_pb2.JOB_STATE_COMPLETED:
             self.job = job
             return
-        code, status = _FAILURES.get(job.failure_reason, ("ENGINE_FAILED", 502))
-        if job.status == jobs_pb2.JOB_STATE_CANCELLED:
-            code, status = _FAILURES[jobs_pb2.FAILURE_REASON_CANCELLED]
-        raise ApiError(code, job.failure_message or "The job gave no answer.", http_status=status)
+        raise failure_of(job)
 
     async def _next(self, gone: asyncio.Task[None], most_seconds: float) -> Any:
         """The next event, or None if none came in time. Opens the stream again if it broke."""
@@ -291,6 +292,14 @@ class Watched:
             await asyncio.gather(self._reading, return_exceptions=True)
 
 
+def failure_of(job: jobs_pb2.Job) -> ApiError:
+    """Why a job that has ended gave no answer."""
+    code, status = _FAILURES.get(job.failure_reason, ("ENGINE_FAILED", 502))
+    if job.status == jobs_pb2.JOB_STATE_CANCELLED:
+        code, status = _FAILURES[jobs_pb2.FAILURE_REASON_CANCELLED]
+    return ApiError(code, job.failure_message or "The job gave no answer.", http_status=status)
+
+
 class Jobs:
     """The calls of the server that a request needs, and who reads their answers."""
 
@@ -304,38 +313,35 @@ class Jobs:
             for file in (chats_pb2, jobs_pb2, models_pb2)
             for name, service in file.DESCRIPTOR.services_by_name.items()
         }
-        self._submit = rpc(channel, services["ChatService"]["SubmitChat"])
+        self._submits = {work.method: rpc(channel, services["ChatService"][work.method]) for work in WORKS}
         self._cancel = rpc(channel, services["JobService"]["CancelJob"])
         self._watch = rpc(channel, services["JobService"]["WatchJob"])
         self._list = rpc(channel, services["ModelService"]["ListModels"])
 
-    async def submit(self, asked: Asked, key: str, metadata: Any) -> tuple[chats_pb2.SubmitChatResponse, int]:
-        """Submits a conversation, which has so many bytes.
+    async def submit(
+        self, work: Work, asked: Request, key: str, metadata: Any, scope: Scope
+    ) -> tuple[Any, int]:
+        """Submits a request, which has so many bytes.
 
-        Raises ApiError; of an unknown model it says which are like it.
+        Raises ApiError; of an unknown model it says which are like it, of another one what it does.
         """
-        text = orjson.dumps(asked.chat)
-        request = chats_pb2.SubmitChatRequest(
-            model=asked.model,
-            request=text,
-            max_tokens=asked.max_tokens,
-            cache_key=hashlib.sha256(asked.cache_key.encode()).hexdigest() if asked.cache_key else "",
-            idempotency_key=key,
-        )
+        request = work.submission(asked, key)
+        size_bytes = len(request.request)
         try:
             # A long one is parsed, stored and offered; each takes its time.
-            seconds = self._deadline_seconds + len(text) / BYTES_A_SECOND
-            answer = await self._submit(request, metadata=metadata, timeout=seconds)
+            seconds = self._deadline_seconds + size_bytes / BYTES_A_SECOND
+            call = self._submits[work.method](request, metadata=metadata, timeout=seconds)
+            answer = await call
+            await note_account(scope, call)
         except grpc.aio.AioRpcError as error:
-            refusal = refused(error, "SubmitChat", "")
+            note_account_of(scope, error.trailing_metadata())
+            refusal = refused(error, work.method, "", is_unsure=errors.may_be_done(error))
             if refusal.code != "MODEL_NOT_SERVED":
                 raise refusal from None
             # The server's own text names routes and fields that clients of these APIs do not use.
-            names = [model.id for model in (await self.models(metadata)).data if model.id != asked.model]
-            remedy = did_you_mean(asked.model, names, "/v1/models lists those that are served.")
-            message = f"No provider serves the model {asked.model!r} now; {remedy}"
+            message = _not_served(work, asked.model, (await self.models(metadata)).data)
             raise ApiError(refusal.code, message, field="model") from None
-        return answer, len(text)
+        return answer, size_bytes
 
     async def models(self, metadata: Any) -> models_pb2.ListModelsResponse:
         """The models that are served now. Raises ApiError."""
@@ -358,6 +364,19 @@ class Jobs:
             await self._cancel(
                 jobs_pb2.CancelJobRequest(job_id=job_id), metadata=metadata, timeout=self._deadline_seconds
             )
+
+
+def _not_served(work: Work, model: str, served: Sequence[models_pb2.ServedModelEntry]) -> str:
+    """Why a model cannot be asked for this, and which can."""
+    names = [each.id for each in served if work.output in each.output_modalities and each.id != model]
+    outputs = {output for each in served if each.id == model for output in each.output_modalities}
+    others = [other for other in WORKS if other.output in outputs and other is not work]
+    if not others:
+        remedy = did_you_mean(model, names, "/v1/models lists those that are served.")
+        return f"No provider serves the model {model!r} now; {remedy}"
+    does = " and ".join(f"{other.does}, at {other.at}" for other in others)
+    able = f"{', '.join(names[:SHOWN_NAMES])} {work.do}" if names else f"no model {work.does} now"
+    return f"The model {model!r} {work.does_not}: it {does}; {able}."
 
 
 class Repeats:

@@ -49,6 +49,9 @@ SPARE_FILES = 128
 DEADLINE_SECONDS = 10.0
 """How long the server may take to answer a call."""
 
+PIECE_SECONDS = 120.0
+"""How long the server may take to store a piece of an upload; after the last one it may read all again."""
+
 READY_SECONDS = 3.0
 """How long the server may take to say whether it serves."""
 

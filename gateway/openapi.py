@@ -17,7 +17,7 @@ from dcp.v1 import errors_pb2, options_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
-from common.json_form import DURATION, TIMESTAMP, enum_names
+from common.json_form import DURATION, TIMESTAMP, enum_names, is_cookie
 from gateway import credentials
 from gateway.dialects.openai_errors import STATUSES as OPENAI_STATUSES
 from gateway.dialects.refusals import ROOT
@@ -50,8 +50,11 @@ _ALWAYS = (
     *("HEAD_TOO_LARGE", "REQUEST_TOO_SLOW"),
 )
 _WITH_BODY = ("MALFORMED_JSON", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
-_WITH_CREDENTIAL = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
-_WITH_ADMIN = ("ADMIN_NOT_CONFIGURED",)
+_WITH_CREDENTIAL = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE", "CROSS_ORIGIN")
+_WITH_ADMIN = ("ADMIN_NOT_CONFIGURED", "OPERATOR_ROLE_NEEDED")
+# A method of operators without a role is for admins, as the server enforces it.
+_ADMIN = options_pb2.OPERATOR_ROLE_ADMIN
+_OF_OPERATORS = "The least role of an operator that may call this: {role}."
 
 _INTRODUCTION = (
     f"Every path under `{BASES[0]}` also exists under `{BASES[1]}`, for browsers on the same origin, with "
@@ -66,8 +69,19 @@ _INTRODUCTION = (
 
 # The values of an enum to which new ones can be added, by the convention of the RESTful API Guidelines.
 _OPEN_ENUM = "x-extensible-enum"
+# A field of a response that can be absent. `required` would refuse the answers of older gateways.
+_OPTIONAL = "x-optional"
 EVENT_SCHEMA = "x-item-schema"
 """The schema of a message of a stream; OpenAPI 3.2 has a field `itemSchema` for it."""
+OF_BROWSERS = "x-of-browsers"
+"""Marks an operation that uses cookies, so that only our own pages may call it."""
+COMMAND = "x-command"
+"""The command of `dcp` that does what the example of an operation does."""
+_OF_BROWSERS = (
+    "It uses cookies, so only the marketplace's own pages may call it: other programs must send the header "
+    "`Origin` with the marketplace's own origin."
+)
+_PLACE = "Where the bytes begin, such as `bytes 1048576-2097151/2097152`. Default: at 0."
 _NEW_VALUES = "New values can be added: accept one that you do not know."
 _POLICY = "The limit that was reached: its name, and the number of requests `q` allowed in `w` seconds."
 _LIMIT = (
@@ -102,7 +116,7 @@ _EVENT_ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    """A kind of event that is sent to webhooks of renters."""
+    """A kind of event that is sent to webhooks."""
 
     name: str
     full_name: str
@@ -117,7 +131,7 @@ def event_kinds(files: Iterable[FileDescriptor]) -> list[EventKind]:
         EventKind(
             enum_names(enum)[value.number],
             f"{enum.full_name}.{value.name}",
-            file.message_types_by_name[body],
+            file.pool.FindMessageTypeByName(f"{file.package}.{body}"),
             file.message_types_by_name[enum.GetOptions().Extensions[options_pb2.enum].event_headers],
             file,
         )
@@ -218,7 +232,7 @@ class _Document:
         ]
 
     def _event(self, event: EventKind) -> Json:
-        """The request that a renter's webhook receives, and what its answers lead to."""
+        """The request that a webhook receives, and what its answers lead to."""
         description = self._comment(event.full_name)
         headers = [
             self._parameter("header", field_rule(field).header, field) for field in event.headers.fields
@@ -250,13 +264,27 @@ class _Document:
             "parameters": self._parameters(binding),
             "responses": self._responses(binding),
         }
-        if binding.fields_in_body:
+        if binding.is_upload:
+            raw = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+            operation["requestBody"] = {"required": True, "content": raw}
+        elif binding.fields_in_body:
             content = self._request_content(binding)
             needed = bool(content["application/json"]["schema"].get("required"))
             operation["requestBody"] = {"required": needed, "content": content}
+        if rule.repeat:
+            operation["x-repeat"] = enum_names(options_pb2.Repeat.DESCRIPTOR)[rule.repeat]
+        if rule.command:
+            operation[COMMAND] = rule.command
         if options_pb2.ROLE_RENTER in rule.roles:
             operation["x-scopes"] = [enum_names(options_pb2.Scope.DESCRIPTOR)[scope] for scope in rule.scopes]
             operation["description"] += f"\n\n{self._sub_keys(operation['x-scopes'])}"
+        if options_pb2.ROLE_ADMIN in rule.roles:
+            role = enum_names(options_pb2.OperatorRole.DESCRIPTOR)[rule.operator_role or _ADMIN]
+            operation["x-operator-role"] = role
+            operation["description"] += f"\n\n{self._say(_OF_OPERATORS, role=f'`{role}`')}"
+        if binding.cookies_in or binding.cookies_out:
+            operation[OF_BROWSERS] = True
+            operation["description"] += f"\n\n{self._say(_OF_BROWSERS)}"
         return operation
 
     def _sub_keys(self, scopes: Sequence[str]) -> str:
@@ -274,6 +302,16 @@ class _Document:
         for name, header in binding.header_fields.items():
             parameters.append(
                 self._parameter("header", field_rule(fields[name]).header or header, fields[name])
+            )
+        if binding.is_upload:
+            parameters.append(
+                {
+                    "name": "Content-Range",
+                    "in": "header",
+                    "required": False,
+                    "description": self._say(_PLACE),
+                    "schema": {"type": "string"},
+                }
             )
         if not binding.fields_in_body:
             query = query_fields(binding.method.input_type, binding.elsewhere)
@@ -466,7 +504,7 @@ class _Document:
         }
 
     def _object(self, message: Descriptor, in_request: bool, without: Collection[str] = ()) -> Json:
-        fields = [field for field in message.fields if field.name not in without]
+        fields = [field for field in message.fields if field.name not in without and not is_cookie(field)]
         schema: Json = {
             "type": "object",
             "description": self._comment(message.full_name),
@@ -499,7 +537,8 @@ class _Document:
             schema |= {"minItems": 1} if rule.required else {}
             schema |= {"maxItems": rule.max_items} if rule.HasField("max_items") else {}
         unit = f" {self._say(f'Unit: {rule.unit}.')}" if rule.unit else ""
-        return schema | {"description": self._comment(field.full_name) + unit}
+        optional = {_OPTIONAL: True} if field.has_presence and not in_request else {}
+        return schema | optional | {"description": self._comment(field.full_name) + unit}
 
     def _item(self, field: FieldDescriptor, in_request: bool) -> Json:
         """The schema of a single value of the field, without its limits."""

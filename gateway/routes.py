@@ -12,7 +12,8 @@ import importlib
 import logging
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -29,14 +30,18 @@ from starlette.types import Receive, Scope, Send
 from common.json_form import message_writer
 from gateway import credentials, errors
 from gateway.bodies import BodyLimit, BodyReader
+from gateway.browsers import check_own_page, cookie_fields, read_cookie, set_cookie
+from gateway.calls import call_metadata, refused, rpc
 from gateway.channel import Channel
 from gateway.edge import ROOTS, method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.events import EventRelay
+from gateway.exchanges import note_account, note_account_of
 from gateway.files import FileRelay
-from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS
+from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS, PIECE_SECONDS
 from gateway.table import Table
 from gateway.transcode import body_reader, query_fields, query_reader, single_text_reader
+from gateway.uploads import Pieces, first_place, refuse_packed, sender_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +81,28 @@ class Binding:
     @property
     def elsewhere(self) -> frozenset[str]:
         """The fields that neither the body nor the query may carry."""
-        return frozenset((*self.path_fields, *self.header_fields))
+        raw = self.rule.raw_request
+        return frozenset(
+            filter(
+                None,
+                (*self.path_fields, *self.header_fields, *self.cookies_in, raw.data_field, raw.place_field),
+            )
+        )
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether the request's body is raw bytes."""
+        return bool(self.rule.raw_request.data_field)
+
+    @property
+    def cookies_in(self) -> Mapping[str, options_pb2.CookieRule]:
+        """The cookies that fields are read from, by field."""
+        return cookie_fields(self.method.input_type)
+
+    @property
+    def cookies_out(self) -> Mapping[str, options_pb2.CookieRule]:
+        """The cookies that the response sets, by field."""
+        return cookie_fields(self.method.output_type)
 
     @property
     def is_file(self) -> bool:
@@ -151,9 +177,10 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
         verb = rule.WhichOneof("pattern")
         path = getattr(rule, verb) if verb in _VERBS else ""
         fields = tuple(found[1] for found in _PATH_FIELD.finditer(path))
-        if not path.startswith(ROOTS) or "{" in _PATH_FIELD.sub("", path) or rule.body not in ("", "*"):
-            raise ValueError(f"{method.full_name}: this gateway cannot serve its google.api.http")
         method_rule = options.Extensions[options_pb2.method]
+        bodies = ("", "*", method_rule.raw_request.data_field)
+        if not path.startswith(ROOTS) or "{" in _PATH_FIELD.sub("", path) or rule.body not in bodies:
+            raise ValueError(f"{method.full_name}: this gateway cannot serve its google.api.http")
         plain = _PATH_FIELD.sub(r"{\1}", path)
         pattern = _PATH_FIELD.sub(lambda found: f"{{{found[1]}{':path' if found[2] else ''}}}", path)
         yield Binding(method, method_rule, verb.upper(), plain, pattern, fields, rule.body == "*")
@@ -164,25 +191,40 @@ def api_routes(
     files: Iterable[FileDescriptor],
     deadline_seconds: float = DEADLINE_SECONDS,
     also: Mapping[str, Served] | None = None,
+    saw: Mapping[str, Saw] | None = None,
 ) -> Table[Resource]:
     """Builds a route for every path; one under the first base exists under both.
 
-    ``also``: what serves a POST at a path and is no RPC.
+    ``also``: what serves a path and is no RPC; a POST, unless the path has another method before it.
+    ``saw``: what hears of the answers of an RPC, by its name.
     """
     resources: dict[str, Resource] = {}
-    for pattern, served in (also or {}).items():
-        resources.setdefault(pattern, Resource(pattern)).add("POST", served)
+    for place, served in (also or {}).items():
+        verb, _, pattern = place.rpartition(" ")
+        resources.setdefault(pattern, Resource(pattern)).add(verb or "POST", served)
     for binding in bindings(files):
         resource = resources.setdefault(binding.pattern, Resource(binding.pattern))
-        endpoint = StreamEndpoint if binding.method.server_streaming else Endpoint
-        resource.add(binding.verb, endpoint(binding, channel, deadline_seconds))
+        endpoint = _endpoint(binding)(binding, channel, deadline_seconds)
+        if isinstance(endpoint, Endpoint):
+            endpoint.saw = (saw or {}).get(endpoint.name)
+        resource.add(binding.verb, endpoint)
     return Table({path: resource for pattern, resource in resources.items() for path in _paths(pattern)})
+
+
+def _endpoint(binding: Binding) -> type[Endpoint | StreamEndpoint | UploadEndpoint]:
+    if binding.is_upload:
+        return UploadEndpoint
+    return StreamEndpoint if binding.method.server_streaming else Endpoint
 
 
 def _paths(pattern: str) -> tuple[str, ...]:
     if not pattern.startswith(f"{BASES[0]}/"):
         return (pattern,)
     return tuple(base + pattern.removeprefix(BASES[0]) for base in BASES)
+
+
+Saw = Callable[[Any, Any], None]
+"""Gets the answer of an RPC, and the metadata that it was called with."""
 
 
 class Served(Protocol):
@@ -234,19 +276,34 @@ class Endpoint:
         self._request_class = GetMessageClass(method.input_type)
         self._call = rpc(channel, method)
         self._read = _RequestReader(binding)
+        self._is_harmless = binding.verb == "GET" or binding.rule.repeat == options_pb2.REPEAT_HARMLESS
+        """It changes nothing, or the same if it is done twice."""
         self._answer = _Answer(binding)
+        self.saw: Saw | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. Raises ApiError."""
         values, credential = await self._read(scope, receive)
+        request, metadata = self._request_class(**values), call_metadata(scope, credential)
+        is_unsure = False
         try:
-            answer = await self._call(
-                self._request_class(**values),
-                metadata=call_metadata(scope, credential),
-                timeout=self._deadline_seconds,
-            )
+            try:
+                call = self._call(request, metadata=metadata, timeout=self._deadline_seconds)
+                answer = await call
+            except grpc.aio.AioRpcError as error:
+                if not (self._is_harmless or values.get("idempotency_key")) or not errors.is_lost(error):
+                    raise
+                is_unsure = errors.may_be_done(error)
+                # What is harmless, or is done once by its key, is asked of another server.
+                call = self._call(request, metadata=metadata, timeout=self._deadline_seconds)
+                answer = await call
+            await note_account(scope, call)
         except grpc.aio.AioRpcError as error:
-            raise refused(error, self.name, scope["request_id"]) from None
+            note_account_of(scope, error.trailing_metadata())
+            is_unsure = not self._is_harmless and (is_unsure or errors.may_be_done(error))
+            raise refused(error, self.name, scope["request_id"], is_unsure=is_unsure) from None
+        if self.saw is not None:
+            self.saw(answer, metadata)
         await self._answer(scope, send, answer)
 
 
@@ -272,38 +329,53 @@ class StreamEndpoint:
         try:
             await self._relay(call, scope, receive, send)
         except grpc.aio.AioRpcError as error:
+            note_account_of(scope, error.trailing_metadata())
             raise refused(error, self.name, scope["request_id"]) from None
         finally:
             call.cancel()
 
 
-def rpc(channel: Channel, method: MethodDescriptor) -> Any:
-    """What calls an RPC, which takes one request, over the channel."""
-    call = channel.unary_stream if method.server_streaming else channel.unary_unary
-    return call(
-        f"/{method.containing_service.full_name}/{method.name}",
-        request_serializer=GetMessageClass(method.input_type).SerializeToString,
-        response_deserializer=GetMessageClass(method.output_type).FromString,
-    )
+class UploadEndpoint:
+    """One RPC over HTTP whose request is raw bytes: it is called once for each piece of them."""
+
+    def __init__(self, binding: Binding, channel: Channel, deadline_seconds: float) -> None:
+        method = binding.method
+        self.name = method.full_name
+        self._rule = binding.rule.raw_request
+        self._request_class = GetMessageClass(method.input_type)
+        self._call = rpc(channel, method)
+        self._read = _RequestReader(binding)
+        self._answer = _Answer(binding)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises ApiError; what was stored before stays."""
+        refuse_packed(scope["headers"])
+        place = first_place(scope["headers"])
+        values, credential = await self._read(scope, receive)
+        metadata = call_metadata(scope, credential)
+        async with aclosing(_pieces.of(receive, sender_of(scope))) as pieces:
+            async for piece in pieces:
+                part = {self._rule.data_field: piece, self._rule.place_field: place}
+                answer = await self._send(self._request_class(**values, **part), metadata, scope)
+                place += len(piece)
+        await self._answer(scope, send, answer)
+
+    async def _send(self, request: Any, metadata: list[tuple[str, str]], scope: Scope) -> Any:
+        """Sends one piece, twice if the first answer was lost: a piece that has arrived changes nothing."""
+        for is_last in (False, True):
+            try:
+                call = self._call(request, metadata=metadata, timeout=PIECE_SECONDS)
+                answer = await call
+                await note_account(scope, call)
+                return answer
+            except grpc.aio.AioRpcError as error:
+                if is_last or not errors.is_lost(error):
+                    note_account_of(scope, error.trailing_metadata())
+                    raise refused(error, self.name, scope["request_id"]) from None
+        raise AssertionError("the last try returns or raises")
 
 
-def call_metadata(scope: Scope, credential: str | None) -> list[tuple[str, str]]:
-    """The metadata of a call: the request id, the client's address and the credential."""
-    metadata = [("x-request-id", scope["request_id"])]
-    if scope.get("client"):
-        metadata.append(("x-forwarded-for", scope["client"][0]))
-    if credential is not None:
-        metadata.append(("authorization", f"Bearer {credential}"))
-    return metadata
-
-
-def refused(error: grpc.aio.AioRpcError, rpc: str, request_id: str) -> ApiError:
-    """The error for the caller of a failed call. Faults are logged with details hidden from the caller."""
-    refusal = errors.from_rpc(error)
-    if refusal.status >= 500:
-        log.warning("call failed: rpc=%s request_id=%s code=%s", rpc, request_id, error.code().name)
-        log.debug("call failed: request_id=%s details=%s", request_id, error.details())
-    return refusal
+_pieces = Pieces()
 
 
 class _RequestReader:
@@ -316,7 +388,9 @@ class _RequestReader:
         self._repeat = binding.rule.repeat
         in_body = binding.fields_in_body
         from_elsewhere = binding.elsewhere if in_body else everything
-        self._load = BodyReader(BodyLimit.of(message, from_elsewhere)) if binding.has_body else None
+        self._is_upload = binding.is_upload
+        has_fields = binding.has_body and not binding.is_upload
+        self._load = BodyReader(BodyLimit.of(message, from_elsewhere)) if has_fields else None
         self._read_body = body_reader(message, from_elsewhere)
         self._read_query = query_reader(message, everything if in_body else binding.elsewhere)
         # Clients of other APIs send fields that only those know.
@@ -328,17 +402,26 @@ class _RequestReader:
             for name, header in binding.header_fields.items()
         }
 
+        self._cookies = {name: rule.name for name, rule in binding.cookies_in.items()}
+        self._is_of_browsers = bool(binding.cookies_in or binding.cookies_out)
+
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[dict[str, Any], str | None]:
         """The values of the request message, and the credential to forward. Raises ApiError."""
+        if self._is_of_browsers:
+            check_own_page(scope)
         if self._repeat:
             self._check_repeat_key(scope["headers"])
         query = _parse_query(scope["query_string"])
         body: dict[str, Any] = {}
         if self._load is not None:
             body = await self._load(scope["headers"], receive)
-        else:  # Nothing is carried out before the whole request has arrived.
+        elif not self._is_upload:  # Nothing is carried out before the whole request has arrived.
             await read_body(scope["headers"], receive, LEAST_BODY_LIMIT)
-        credential = credentials.take(scope["headers"], query, body)
+        if self._is_public:
+            credentials.take(scope["headers"], query, body)
+            credential = None
+        else:
+            credential = credentials.of_request(scope, query, body)
         values: dict[str, Any] = self._read_body(body) if body else {}
         if self._ignores_unknown:
             query = {name: texts for name, texts in query.items() if name in self._known}
@@ -348,7 +431,9 @@ class _RequestReader:
             values[name] = read(scope["path_params"][name])
         if self._headers:
             self._add_headers(values, scope["headers"])
-        return values, None if self._is_public else credential
+        for name, cookie in self._cookies.items():
+            values[name] = read_cookie(scope, cookie) or ""
+        return values, credential
 
     def _check_repeat_key(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Refuses an `Idempotency-Key` that would protect nothing, so that nobody relies on it."""
@@ -382,6 +467,7 @@ class _Answer:
         self._statuses = binding.statuses
         self._status_field = binding.rule.status_field
         self._raw = binding.rule.raw_body
+        self._cookies = binding.cookies_out
 
     async def __call__(self, scope: Scope, send: Send, answer: Any) -> None:
         status = self._status
@@ -398,7 +484,8 @@ class _Answer:
             await respond(send, status, getattr(answer, self._raw.data_field), headers, image_type)
         else:
             again = _ASK_AGAIN if status == 202 and self._statuses else ()
-            await respond(send, status, orjson.dumps(self._write(answer)), again)
+            cookies = [set_cookie(scope, rule, getattr(answer, name)) for name, rule in self._cookies.items()]
+            await respond(send, status, orjson.dumps(self._write(answer)), (*again, *cookies))
 
     def _image_type(self, answer: Any) -> str:
         """The media type of the response's image, or an empty text. Anything else is sent as JSON:

@@ -15,10 +15,14 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from common import tracing
+from common.telemetry import OFF, Telemetry
+from common.tracing import Traces
 from gateway.app import build_app
 from gateway.channel import Channel
 from gateway.config import Address, Config, ConfigError
 from gateway.connections import Door, http_settings
+from gateway.exchanges import Exchanges
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +30,15 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """uvicorn that reports when it is ready, and exits with 0 after a stop signal."""
 
-    def __init__(self, config: uvicorn.Config, door: Door, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        door: Door,
+        on_ready: Callable[[], None],
+        telemetry: Telemetry = OFF,
+    ) -> None:
         super().__init__(config)
+        self._telemetry = telemetry
         self._door = door
         self._on_ready = on_ready
 
@@ -35,6 +46,7 @@ class Server(uvicorn.Server):
         """Looks at the connections once a second; uvicorn calls this ten times as often."""
         if counter % 10 == 0:
             self._door.sweep()
+            self._telemetry.set("dcp_http_connections_open", self._door.connections)
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -77,6 +89,8 @@ async def serve(
     most_connections: int,
     daemon_server: Address,
     on_ready: Callable[[str], None],
+    telemetry: Telemetry = OFF,
+    traces: Traces = tracing.OFF,
 ) -> None:
     """Serves on the socket until SIGTERM or SIGINT arrives, then lets running requests finish.
 
@@ -90,9 +104,14 @@ async def serve(
             config.listen,
         )
     door = Door(
-        min(config.max_connections, most_connections), config.max_address_connections, config.trusted_proxies
+        min(config.max_connections, most_connections),
+        config.max_address_connections,
+        config.trusted_proxies,
+        telemetry=telemetry,
     )
-    app = build_app(channel, daemon_server=daemon_server)
+    is_recorded = telemetry.is_on or traces.is_on or config.access_log
+    exchanges = Exchanges(telemetry, traces, has_log=config.access_log) if is_recorded else None
+    app = build_app(channel, daemon_server=daemon_server, exchanges=exchanges)
     address = f"http://{Address(config.listen.host, listener.getsockname()[1])}"
-    server = Server(http_settings(app, door), door, functools.partial(on_ready, address))
+    server = Server(http_settings(app, door), door, functools.partial(on_ready, address), telemetry)
     await server.serve(sockets=[listener])

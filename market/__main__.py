@@ -11,18 +11,24 @@ from collections.abc import Mapping, Sequence
 import uvloop
 
 import gateway.config
+import gateway.telemetry
 import server.config
+import server.telemetry
+from common import tracing
 from common.files import raise_file_limit
 from common.printing import print_anything
+from common.telemetry import Telemetry
+from common.tracing import Traces
 from gateway import serving
 from gateway.config import Address
 from market.channel import EmbeddedChannel
 from server import logs
-from server.program import collect_seldom, exit_status, leave_out_drivers, stop_signal
+from server.program import collect_seldom, exit_status, leave_out_drivers, measuring, stop_signal
 from server.version import CURRENT
 
 # The way from a gateway to its server, which here is none.
 _WITHOUT = ("DCP_SERVER", "DCP_TLS_CA")
+METRICS = (*server.telemetry.METRICS, *gateway.telemetry.METRICS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,23 +46,35 @@ def _run(most_connections: int) -> int:
     try:
         config = server.config.Config.from_env(os.environ)
         http = gateway.config.Config.from_env(_for_gateway(os.environ))
-        logs.set_up(config.log_level)
+        logs.set_up(config.log_level, config.log_format)
         leave_out_drivers(config.database_url)
-        uvloop.run(_serve(config, http, serving.listen(http.listen), most_connections))
+        measures = measuring(config.metrics_listen, METRICS, "market")
+        traces = tracing.opened(config.traces, "market", CURRENT)
+        try:
+            listener = serving.listen(http.listen)
+            uvloop.run(_serve(config, http, listener, most_connections, measures, traces))
+        finally:
+            measures.close()
+            traces.close()
     except gateway.config.ConfigError as error:
         raise server.config.ConfigError(str(error)) from None
     return 0
 
 
 async def _serve(
-    config: server.config.Config, http: gateway.config.Config, listener: socket.socket, most_connections: int
+    config: server.config.Config,
+    http: gateway.config.Config,
+    listener: socket.socket,
+    most_connections: int,
+    measures: Telemetry,
+    traces: Traces,
 ) -> None:
     """Starts the server, then HTTP; at the end HTTP is drained first, as its requests need the server."""
     from server.app import Server  # it loads the drivers that are not left out
 
     collect_seldom()
     stopped = stop_signal()
-    running = Server(config)
+    running = Server(config, telemetry=measures, traces=traces)
     await running.start()
     try:
         _ready(running.address)
@@ -64,7 +82,9 @@ async def _serve(
             port = int(running.address.rpartition(":")[2])
             async with EmbeddedChannel(running.methods.handler) as channel:
                 daemon_server = http.public_server or Address("", port)
-                await serving.serve(channel, http, listener, most_connections, daemon_server, _ready)
+                await serving.serve(
+                    channel, http, listener, most_connections, daemon_server, _ready, measures, traces
+                )
     finally:
         await running.stop()
 

@@ -44,7 +44,12 @@ expected-statuses = ["2xx", 401, 402, 403, 404, 409, 410]
 expected-statuses = ["4xx"]
 """
 ROOT = Path(__file__).parents[1]
-HEADERS = ("x-renter-key", "x-provider-key", "x-admin-token")
+# Each key, and the routes that take it, as a regular expression for their paths.
+HEADERS = {
+    "x-renter-key": "^/(v1|api/(?!admin|providers))",
+    "x-provider-key": "^/api/(providers|jobs|accounts|log-)",
+    "x-admin-token": "^/api/(admin|jobs)",
+}
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,12 @@ class Length:
 
     examples: int
     """Requests drawn for each route and key."""
-    covering: Collection[str] = HEADERS
+    covering: Collection[str] = tuple(HEADERS)
     """The keys with which every limit of every field is also tested, which takes the longest."""
     covered: str = "."
     """The routes that are tested with these keys: a regular expression for their paths."""
+    own_routes: bool = False
+    """Whether each key is sent only to the routes that take it."""
 
 
 def fuzz(market: Market, header: str, key: str, length: Length, seed: int) -> tuple[bool, int, str]:
@@ -71,6 +78,7 @@ def fuzz(market: Market, header: str, key: str, length: Length, seed: int) -> tu
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{market.url}/openapi.json"),
             *("--header", f"{header}: {key}"),
             *("--max-examples", str(length.examples), "--seed", str(seed)),
+            *(("--include-path-regex", HEADERS[header]) if length.own_routes else ()),
             *("--continue-on-failure", "--no-shrink", "--warnings", "off"),
         ],
         cwd=folder,

@@ -54,7 +54,7 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     for path in raw_schema["paths"].values():
         for operation in path.values():
             for content in operation.get("requestBody", {}).get("content", {}).values():
-                content["schema"]["properties"].pop("api_key", None)
+                content["schema"].get("properties", {}).pop("api_key", None)  # bytes have none
                 content.get("example", {}).pop("api_key", None)
 
 

@@ -1,4 +1,6 @@
-"""Writes generated/ and docs/reference, or with --check proves that they are up to date.
+"""Writes generated/ and what is drawn from it: docs/reference, deploy/monitoring and the client's code.
+
+With --check it only compares.
 
 In addition to the Python code and its types it writes ``descriptors.binpb``, the descriptor set with
 source information: generated Python has no comments, and the OpenAPI document needs them.
@@ -96,9 +98,9 @@ def main() -> int:
         if stale and not options.check:
             shutil.rmtree(GENERATED, ignore_errors=True)
             shutil.copytree(fresh, GENERATED)
-    # The reference is built from the generated code, which must be up to date first.
+    # The reference and the client are built from the generated code, which must be up to date first.
     if not (stale and options.check):
-        stale += reference_pages(write=not options.check)
+        stale += derived_files(write=not options.check)
     if options.check:
         for name in stale:
             print(f"stale: {name}; run scripts/generate", file=sys.stderr)
@@ -107,12 +109,20 @@ def main() -> int:
     return 0
 
 
-def reference_pages(*, write: bool) -> list[str]:
-    """The pages of docs/reference that are stale. With ``write``, they are updated."""
-    from scripts import reference  # it imports the generated code
+def derived_files(*, write: bool) -> list[str]:
+    """The pages and files that are stale. With ``write``, they are updated."""
+    from scripts import client_code, monitoring, reference  # they import the generated code
 
+    texts = {**reference.pages(), **monitoring.files(), **client_code.files(ROOT)}
+    folder = ROOT / client_code.FOLDER
+    known = {ROOT / path for path in texts}
     stale = []
-    for path, text in reference.pages().items():
+    for file in sorted(folder.glob("*.py")):
+        if file not in known:
+            stale.append(str(file.relative_to(ROOT)))
+            if write:
+                file.unlink()
+    for path, text in texts.items():
         file = ROOT / path
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             stale.append(str(path))

@@ -65,11 +65,15 @@ class Program:
         self.log = folder / f"{name}.log"
         self.env = dict(env)
         self._paused = False
-        self._command = [*(command or (str(Path(sys.executable).parent / name),)), *arguments]
+        self.command = [*(command or (str(Path(sys.executable).parent / name),)), *arguments]
         self._ports = ports
         self.addresses: list[str] = []
         self.launch()
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except BaseException:  # an interruption too: nobody else knows the process yet
+            self.stop()
+            raise
 
     @property
     def address(self) -> str:
@@ -81,7 +85,7 @@ class Program:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("DCP_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command,
+                self.command,
                 env={**inherited, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -229,22 +233,19 @@ class Market:
         return both
 
     def _server_env(self) -> dict[str, str]:
-        return {
-            "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
-            "DCP_BLOB_STORE": f"file:{self.folder / 'artifacts'}",
-            "DCP_GRPC_LISTEN": self.grpc_listen,
-            "DCP_ADMIN_TOKEN": self.admin_token,
-            # Nobody is to be checked here, and who counts jobs counts their own.
-            "DCP_CANARY_PERCENT": "0",
-            **self.settings,
-        }
+        url = f"sqlite:///{self.folder / 'dcp.sqlite3'}"
+        return {**server_env(self.folder, url, self.grpc_listen, self.admin_token), **self.settings}
 
-    def start_gateway(self, server: str) -> Program:
-        """Starts the gateway for the server at an address. A restart of it keeps the port."""
+    def start_gateway(self, server: str, *, command: Sequence[str] = ()) -> Program:
+        """Starts the gateway for the server at an address. A restart of it keeps the port.
+
+        ``command``: as for Program.
+        """
         gateway = Program(
             "dcp-gateway",
             env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server, **self.gateway_settings},
             folder=self.folder,
+            command=command,
         )
         self.programs.append(gateway)
         self._reach(gateway)
@@ -352,6 +353,18 @@ class Market:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def server_env(folder: Path, database_url: str, listen: str, admin_token: str) -> dict[str, str]:
+    """The settings of a server whose files of jobs are in a folder."""
+    return {
+        "DCP_DATABASE_URL": database_url,
+        "DCP_BLOB_STORE": f"file:{folder / 'artifacts'}",
+        "DCP_GRPC_LISTEN": listen,
+        "DCP_ADMIN_TOKEN": admin_token,
+        # Nobody is to be checked here, and who counts jobs counts their own.
+        "DCP_CANARY_PERCENT": "0",
+    }
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Creates a release for daemons: the wheel and its signed release.json.
+"""Creates a release: for daemons the wheel and its signed release.json, for renters the wheel of the client.
 
 The private key is a file outside the repository: 32 bytes in Base64, which ``--new-key`` creates. Publish
-both files at DCP_UPDATE_URL, then set DCP_NEWEST_DAEMON on the server.
+the first two at DCP_UPDATE_URL, then set DCP_NEWEST_DAEMON on the server.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from daemon.service import release
 
 ROOT = Path(__file__).resolve().parent.parent
+CLIENT = ROOT / "gateway" / "client"
 
 
 class KeyFileError(Exception):
@@ -33,6 +34,8 @@ def main() -> int:
             print(f"DCP_UPDATE_PUBLIC_KEY={new_key(options.key)}")
         else:
             print(*publish(options.wheel or build(options.out), options.key, options.out), sep="\n")
+            if not options.wheel:
+                print(build(options.out, CLIENT))
     except (KeyFileError, OSError, release.ReleaseError, subprocess.CalledProcessError) as error:
         print(f"release: {error}", file=sys.stderr)
         return 2
@@ -68,8 +71,8 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def build(out: Path) -> Path:
-    """Builds the wheel of this checkout."""
+def build(out: Path, source: Path = ROOT) -> Path:
+    """Builds the wheel of this checkout, or of its client."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -80,7 +83,7 @@ def build(out: Path) -> Path:
             "--no-deps",
             "--wheel-dir",
             folder,
-            str(ROOT),
+            str(source),
         ]
         subprocess.run(command, check=True)
         (wheel,) = Path(folder).glob("*.whl")

@@ -1,6 +1,7 @@
 """Takes screenshots of every page in both languages, both widths and both themes, for review.
 
-It starts its own market with one live provider, and uses the form of the reference page.
+It starts its own market with live providers, and uses the form of the reference page. With --pictures it
+writes the few that README.md and docs/ show.
 """
 
 from __future__ import annotations
@@ -8,64 +9,109 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from playwright.sync_api import Browser, Page
 
 from scripts.browser import running_browser
-from scripts.market import Market
+from scripts.tour import PUBLIC, ROLES, Tour, touring, window
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"home": "/", "docs": "/docs"}
+PICTURES = ROOT / "docs" / "pictures"
 LANGUAGES = ("en", "ar")
 WIDTHS = {"desktop": 1440, "phone": 390}
 THEMES = ("light", "dark")
 HEIGHT = 900
+PICTURE_SIZES = {"desktop": (1200, 640), "phone": (390, 844)}
+MAX_PICTURE_BYTES = 150_000
+
+
+class Look(NamedTuple):
+    """How a page is shown."""
+
+    language: str = "en"
+    width: str = "desktop"
+    theme: str = "light"
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+class Picture(NamedTuple):
+    """A picture of the documents: where a page is opened, and what is done there first."""
+
+    path: str
+    look: Look = Look()
+    role: str = ""
+    act: Callable[[Page], None] = lambda tab: None
 
 
 def main() -> int:
     """Writes the screenshots and prints their paths."""
-    folder = Path(_options().folder)
+    options = _options()
+    folder = PICTURES if options.pictures else Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as data,
-        Market(Path(data), admin_token="operator-token-of-screenshots-only") as market,
-        running_browser() as browser,
-    ):
-        market.add_daemon(market.register_provider("Riyadh RTX Node", "provider@example.com")[1])
-        for page, language, width, theme in itertools.product(PAGES, LANGUAGES, WIDTHS, THEMES):
-            path = folder / f"{page}-{language}-{width}-{theme}.png"
-            _photograph(browser, market.url, page, language, width, theme, path)
-            print(path, flush=True)
+    with tempfile.TemporaryDirectory() as data, touring(Path(data)) as tour, running_browser() as browser:
+        if options.pictures:
+            for name, picture in CHOSEN.items():
+                _draw(browser, tour, picture, folder / f"{name}.png")
+            return 0
+        for values in itertools.product(LANGUAGES, WIDTHS, THEMES):
+            look = Look(*values)
+            for name, path in PUBLIC.items():
+                _photograph(browser, tour, name, path, look, folder)
+            for role in ROLES:
+                _photograph_account(browser, tour, role, look, folder)
     return 0
 
 
-def _photograph(
-    browser: Browser, url: str, page: str, language: str, width: str, theme: str, path: Path
-) -> None:
-    context = browser.new_context(
-        viewport={"width": WIDTHS[width], "height": HEIGHT},
-        color_scheme="dark" if theme == "dark" else "light",
-        reduced_motion="reduce",
-    )
-    try:
+def _take(tab: Page, path: Path, *, whole: bool = False) -> None:
+    tab.screenshot(path=path, full_page=whole)
+    print(path, flush=True)
+
+
+def _draw(browser: Browser, tour: Tour, picture: Picture, path: Path) -> None:
+    with window(browser, *PICTURE_SIZES[picture.look.width], picture.look.theme) as context:
+        if picture.role:
+            tour.log_in(context, picture.role)
         tab = context.new_page()
-        tab.goto(f"{url}{PAGES[page]}?lang={language}")
-        if page == "home":
-            tab.wait_for_selector("#providers li")
-            tab.screenshot(path=path, full_page=True)
-            return
-        tab.wait_for_selector("html[data-ready]")
-        tab.screenshot(path=path)
-        _break_the_body(tab)
-        tab.screenshot(path=path.with_stem(f"{path.stem}-try"))
-        _open_everything(tab)
-        tab.screenshot(path=path.with_stem(f"{path.stem}-endpoint"))
-    finally:
-        context.close()
+        tour.open(tab, picture.path, picture.look.language)
+        picture.act(tab)
+        _take(tab, path)
+    if path.stat().st_size > MAX_PICTURE_BYTES:
+        raise SystemExit(f"{path} has {path.stat().st_size:,} bytes; at most {MAX_PICTURE_BYTES:,}")
 
 
-def _break_the_body(tab: Page) -> None:
+def _photograph_account(browser: Browser, tour: Tour, role: str, look: Look, folder: Path) -> None:
+    """Takes a picture of each view of an account."""
+    with window(browser, WIDTHS[look.width], HEIGHT, look.theme) as context:
+        tour.log_in(context, role)
+        tab = context.new_page()
+        for view in tour.views(role):
+            tour.open(tab, view, look.language)
+            _take(tab, folder / f"{role}-{view.partition('#')[2]}-{look}.png", whole=True)
+
+
+def _photograph(browser: Browser, tour: Tour, name: str, path: str, look: Look, folder: Path) -> None:
+    with window(browser, WIDTHS[look.width], HEIGHT, look.theme) as context:
+        tab = context.new_page()
+        tour.open(tab, path, look.language)
+        if name == "home":
+            tab.wait_for_selector("#providers tr")
+        _take(tab, folder / f"{name}-{look}.png", whole=name in ("home", "docs", "docs-inference"))
+        if name == "docs-job":
+            break_the_body(tab)
+            _take(tab, folder / f"{name}-try-{look}.png")
+            open_everything(tab)
+            _take(tab, folder / f"{name}-endpoint-{look}.png")
+        if name == "docs":
+            search(tab)
+            _take(tab, folder / f"{name}-search-{look}.png")
+
+
+def break_the_body(tab: Page) -> None:
     """Sends a request without a key, then fills in a body with mistakes."""
     tab.select_option("#endpoint", "get-own-renter")
     tab.click("#send")
@@ -76,12 +122,39 @@ def _break_the_body(tab: Page) -> None:
     tab.evaluate("document.querySelector('#try').scrollIntoView()")
 
 
-def _open_everything(tab: Page) -> None:
+def open_everything(tab: Page) -> None:
     """Opens an endpoint's code samples and errors."""
     tab.evaluate(
         "() => { const a = document.getElementById('submit-job');"
         "a.querySelectorAll('details').forEach((d) => { d.open = true; }); a.scrollIntoView(); }"
     )
+
+
+def search(tab: Page) -> None:
+    """Looks for something that guides, endpoints and errors have."""
+    tab.fill("#search", "balance")
+    tab.wait_for_selector("#results a")
+
+
+def _see_the_market(tab: Page) -> None:
+    tab.wait_for_selector("#providers tr")
+
+
+def _see_the_submit(tab: Page) -> None:
+    tab.evaluate("document.getElementById('submit-job').scrollIntoView()")
+
+
+CHOSEN = {
+    "market": Picture("/", act=_see_the_market),
+    "market-phone": Picture("/", Look("ar", "phone", "dark"), act=_see_the_market),
+    "documents": Picture("/docs/job", act=_see_the_submit),
+    "documents-arabic": Picture("/docs/guides/renters", Look("ar")),
+    "search": Picture("/docs", Look(theme="dark"), act=search),
+    "inference": Picture("/docs/inference", Look(theme="dark")),
+    "renter": Picture("/renter#jobs", role="renter"),
+    "provider": Picture("/provider#machine", Look("ar"), role="provider"),
+}
+"""The pictures that README.md and docs/ show, by their names."""
 
 
 def _options() -> argparse.Namespace:
@@ -94,6 +167,7 @@ def _options() -> argparse.Namespace:
         default=str(ROOT / "screenshots"),
         help="folder for the screenshots (default: screenshots/)",
     )
+    parser.add_argument("--pictures", action="store_true", help="write docs/pictures instead")
     return parser.parse_args()
 
 

@@ -11,9 +11,9 @@ import os
 import secrets
 import signal
 import sys
-import threading
 from pathlib import Path
 
+from common.interrupts import interrupts
 from scripts.market import Market, NotReadyError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,21 +25,21 @@ def main() -> int:
     os.umask(0o077)  # for the logs too, in a folder that was there before
     folder = Path(options.data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
-        with Market(
-            folder,
-            admin_token=_secret(folder / "admin-token"),
-            settings={"DCP_SANDBOX_TOPUP": "true"},
-            gateway_settings={"DCP_INSECURE": "true" if options.insecure else "false"},
-            http_listen=options.http,
-            grpc_listen=options.grpc,
-        ) as market:
+        with (
+            interrupts(signal.SIGINT, signal.SIGTERM) as stopped,
+            Market(
+                folder,
+                admin_token=_secret(folder / "admin-token"),
+                settings={"DCP_SANDBOX_TOPUP": "true"},
+                gateway_settings={"DCP_INSECURE": "true" if options.insecure else "false"},
+                http_listen=options.http,
+                grpc_listen=options.grpc,
+            ) as market,
+        ):
             _add_own_daemon(market, folder)
             _show_addresses(market, folder)
-            while not stop.wait(1.0):
+            while not stopped(1.0):
                 if ended := [p for p in market.programs if p.process.poll() is not None]:
                     raise NotReadyError(f"{ended[0].name} ended:\n{ended[0].last_words()}")
             print("\nstopping", flush=True)

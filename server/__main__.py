@@ -1,90 +1,118 @@
-"""``dcp-server``: reads the settings, serves until SIGTERM or SIGINT, drains, exits; or proves the ledger."""
+"""``dcp-server``: reads the settings, serves until SIGTERM or SIGINT, drains, exits; or runs a command."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvloop
 
+from common import tracing
 from common.files import raise_file_limit
 from common.printing import print_anything
+from common.telemetry import Telemetry
+from common.tracing import Traces
 from server import logs
-from server.config import VARIABLES, Config
-from server.program import collect_seldom, exit_status, leave_out_drivers, stop_signal
+from server.commands import arguments as command_line
+from server.config import Config
+from server.domain.errors import DatabaseAwayError, DatabaseUrlError
+from server.program import collect_seldom, exit_status, leave_out_drivers, measuring, stop_signal
+from server.telemetry import METRICS
 from server.version import CURRENT
-
-_PROVE = """\
-Replays every transfer of the ledger from empty accounts, and compares the result with the stored balances,
-holds, withdrawals and deletions. It also verifies the checkpoints that /api/admin/ledger/proof starts from.
-
-It reads one snapshot of the database of DCP_DATABASE_URL; the server may be running. It changes nothing, and
-its memory depends on accounts and open holds, not on transfers. Progress goes to the error stream."""
-_PROVE_EXIT = """\
-exit status:
-  0  the ledger balances
-  1  it does not; each discrepancy is a line
-  2  a setting is wrong, or the database cannot be read
-
-example:
-  DCP_DATABASE_URL=sqlite:////var/lib/dcp/dcp.sqlite3 dcp-server prove"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command. Exit status 0 after a drain, 2 on a bad setting; see also server.prove."""
+    """The console command. Exit status 0 after a drain, 2 on a bad setting; --help has those of commands."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
     print_anything()
     raise_file_limit()
-    arguments = _parser().parse_args(argv)
-    return exit_status("dcp-server", lambda: _run(arguments.command))
+    arguments = command_line.parser().parse_args(argv)
+    return exit_status("dcp-server", lambda: _run(arguments))
 
 
-def _run(command: str | None) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     config = Config.from_env(os.environ)
-    logs.set_up(config.log_level)
+    logs.set_up(config.log_level, config.log_format)
     leave_out_drivers(config.database_url)
-    if command == "prove":
-        from server import prove  # like server.app, it loads the drivers that are not left out
-
-        return prove.run(config.database_url)
-    uvloop.run(_serve(config))
+    if arguments.command:
+        try:
+            return _COMMANDS[arguments.command](config, arguments)
+        except DatabaseAwayError as error:
+            raise DatabaseUrlError(str(error)) from None  # commands have meanings of their own for status 1
+    measures = measuring(config.metrics_listen, METRICS, "server")
+    traces = tracing.opened(config.traces, "server", CURRENT)
+    try:
+        uvloop.run(_serve(config, measures, traces))
+    finally:
+        measures.close()
+        traces.close()
     return 0
 
 
-async def _serve(config: Config) -> None:
+# Like server.app, the commands load the drivers that are not left out.
+
+
+def _backup(config: Config, arguments: argparse.Namespace) -> int:
+    from server.commands import backup
+
+    return backup.run(config.database_url, arguments.file, os.environ)
+
+
+def _restore(config: Config, arguments: argparse.Namespace) -> int:
+    from server.commands import restore
+
+    return restore.run(config.database_url, arguments.file, os.environ, replace=arguments.replace)
+
+
+def _migrate(config: Config, arguments: argparse.Namespace) -> int:
+    from server.commands import migrate
+
+    return migrate.run(config.database_url, check=arguments.check)
+
+
+def _prove(config: Config, _: argparse.Namespace) -> int:
+    from server.commands import prove
+
+    return prove.run(config.database_url)
+
+
+def _invite(config: Config, arguments: argparse.Namespace) -> int:
+    from server.commands import invite
+
+    return invite.run(config.database_url, config.public_url, arguments.name.strip(), arguments.role)
+
+
+def _health(config: Config, arguments: argparse.Namespace) -> int:
+    from server.commands import health
+
+    return health.run(config, arguments.wait)
+
+
+_COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
+    "backup": _backup,
+    "restore": _restore,
+    "migrate": _migrate,
+    "prove": _prove,
+    "invite": _invite,
+    "health": _health,
+}
+
+
+async def _serve(config: Config, measures: Telemetry, traces: Traces) -> None:
     from server.app import Server
 
     collect_seldom()
     stop = stop_signal()
-    server = Server(config)
+    server = Server(config, telemetry=measures, traces=traces)
     await server.start()
     print(f"ready {server.address}", flush=True)
+    if server.gateway_address:
+        print(f"ready {server.gateway_address}", flush=True)
     await stop.wait()
     await server.stop()
-
-
-def _parser() -> argparse.ArgumentParser:
-    table = "\n".join(f"  {v.name:<18} {v.meaning} (default: {v.default or 'unset'})" for v in VARIABLES)
-    parser = argparse.ArgumentParser(
-        prog="dcp-server",
-        description="The marketplace's server: accounts, jobs, money, and the daemons' sessions, over gRPC.\n"
-        "Without a command it serves until SIGTERM, and stops after a drain.",
-        epilog=f"settings, from the environment:\n{table}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=CURRENT)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    commands.add_parser(
-        "prove",
-        help="replay the whole ledger and verify its checkpoints",
-        description=_PROVE,
-        epilog=_PROVE_EXIT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
 
 
 if __name__ == "__main__":

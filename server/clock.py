@@ -17,7 +17,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's time at the start of the program, advanced by its monotonic clock.
 
-    A step of the wall clock, back or forward, must not change a bill or lose a lease.
+    A step of the wall clock, back or forward, must not change a bill or lose a lease. Several servers follow
+    the clock of their database, so that what one stores another can compare.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,17 @@ class SystemClock:
 
     def now(self) -> float:
         return self._offset + time.monotonic()
+
+    def follow(self, offset: float, *, at_most: float | None = None) -> None:
+        """Follows another clock that is so many seconds ahead.
+
+        It moves by no more than ``at_most``, so that no step of that clock makes a daemon look silent.
+        """
+        self._offset += offset if at_most is None else max(-at_most, min(at_most, offset))
+
+    def ahead_of_system(self) -> float:
+        """How many seconds it is ahead of the machine's clock."""
+        return self.now() - time.time()
 
 
 def ms(clock: Clock) -> int:

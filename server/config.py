@@ -11,18 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from dcp.settings import SETTINGS
 from packaging.version import Version
 
 from common.addresses import Network
+from common.logs import FORMAT_MEANING, FORMATS, TEXT
 from common.nearest import did_you_mean
+from common.telemetry import LISTEN_MEANING, is_loopback, parse_listen
+from common.tracing import SAMPLED, SAMPLED_MEANING, TRACES_MEANING, TraceSettings, parse_settings
+from server.bus import BusAddress
 from server.domain.artifacts import ArtifactLimits
 from server.domain.dollars import DEFAULT_SAR_PER_USD, rate
 from server.domain.gpu_proofs import Scale
 from server.domain.hindrances import Minimums
+from server.domain.incidents import Thresholds
+from server.domain.inputs import InputLimits
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
 from server.domain.payouts import PayoutTerms
@@ -82,6 +88,12 @@ _ARTIFACTS = {
     "DCP_MAX_ARTIFACTS": ("count", 0, 10_000, "Most files of a job."),
     "DCP_ARTIFACT_DAYS": ("days", 1, 3650, "Days that a job's files are kept after its end."),
 }
+# The variables of inputs: the fields of InputLimits that they set, their ranges and meanings.
+_INPUTS = {
+    "DCP_MAX_INPUT_BYTES": ("file_bytes", 1, 1 << 42, "Most bytes of one input that a renter uploads."),
+    "DCP_MAX_INPUTS": ("count", 0, 100_000, "Most inputs of one renter."),
+    "DCP_INPUT_DAYS": ("days", 1, 3650, "Days that an input is kept after its last use."),
+}
 # The variables of storage: the fields of StorageLimits that they set, their ranges and meanings.
 _STORAGE = {
     "DCP_JOB_TEXT_DAYS": (
@@ -101,6 +113,34 @@ _STORAGE = {
         0,
         1 << 50,
         "Most bytes of files that are kept of one provider's runs; 0: no limit.",
+    ),
+}
+# The variables of incidents: the fields of Thresholds that they set, their ranges and meanings.
+_INCIDENTS = {
+    "DCP_INCIDENT_UNSERVED_MINUTES": (
+        "unserved_minutes",
+        1,
+        10_080,
+        "An incident: jobs waited at least this many minutes for a model that no provider serves.",
+    ),
+    "DCP_INCIDENT_PAYOUT_HOURS": (
+        "payout_hours",
+        1,
+        8760,
+        "An incident: withdrawal requests were open for at least this many hours.",
+    ),
+    "DCP_INCIDENT_DISK_FREE_PERCENT": (
+        "disk_free_percent",
+        1,
+        50,
+        "An incident: less than this share of the disk of jobs' files, or of the SQLite file, is free; "
+        "another one: less than a fifth of that.",
+    ),
+    "DCP_INCIDENT_SESSIONS_LOST_PERCENT": (
+        "sessions_lost_percent",
+        1,
+        100,
+        "An incident: at least this share of the daemons, and at least three, go away at once.",
     ),
 }
 # The variables of payouts: the fields of PayoutTerms that they set, their ranges and meanings.
@@ -131,11 +171,17 @@ VARIABLES = (
         "The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     ),
     Variable(
+        "DCP_DATABASE_URL_FILE",
+        "",
+        "A file whose first line is DCP_DATABASE_URL, which keeps its password secret.",
+    ),
+    Variable(
         "DCP_GRPC_LISTEN", "127.0.0.1:50051", "Where gRPC listens, host:port; port 0 takes a free port."
     ),
     Variable(
         "DCP_ADMIN_TOKEN", "", "The operator's token, at least 32 characters. Unset: admin routes answer 503."
     ),
+    Variable("DCP_ADMIN_TOKEN_FILE", "", "A file whose first line is DCP_ADMIN_TOKEN."),
     Variable(
         "DCP_PROVIDER_APPROVAL", "false", "true: a new provider gets no jobs until an operator approves it."
     ),
@@ -166,12 +212,20 @@ VARIABLES = (
         for name, (field, _, _, meaning) in _ARTIFACTS.items()
     ),
     *(
+        Variable(name, str(getattr(InputLimits(), field)), meaning)
+        for name, (field, _, _, meaning) in _INPUTS.items()
+    ),
+    *(
         Variable(name, str(getattr(StorageLimits(), field)), meaning)
         for name, (field, _, _, meaning) in _STORAGE.items()
     ),
     *(
         Variable(name, str(getattr(PayoutTerms(), field)), meaning)
         for name, (field, _, _, meaning) in _PAYOUTS.items()
+    ),
+    *(
+        Variable(name, str(getattr(Thresholds(), field)), meaning)
+        for name, (field, _, _, meaning) in _INCIDENTS.items()
     ),
     Variable(
         "DCP_CANARY_PERCENT",
@@ -209,6 +263,19 @@ VARIABLES = (
         "The newest version of the daemon, such as 1.4.0; older daemons report that an update exists.",
     ),
     Variable(
+        "DCP_BUS",
+        "",
+        "NATS, by which several servers on one PostgreSQL tell one another at once what they did: "
+        "nats://HOST:4222 or tls://USER:PASSWORD@HOST:4222, with commas between several. "
+        "Unset: they look each second.",
+    ),
+    Variable("DCP_BUS_FILE", "", "A file whose first line is DCP_BUS, which keeps its password secret."),
+    Variable("DCP_BUS_CA", "", "The certificate authority of NATS's servers (PEM). Unset: the system's."),
+    Variable("DCP_BUS_CREDENTIALS", "", "NATS's file with the token and the key of a user."),
+    Variable(
+        "DCP_SERVER_NAME", "the machine's name", "The name of this server among several, in logs and reports."
+    ),
+    Variable(
         "DCP_RECOVERY_HOURS",
         str(RECOVERY_HOURS),
         "Hours that a new key for a lost one waits, so that whoever has the present key can cancel.",
@@ -226,7 +293,8 @@ VARIABLES = (
     Variable(
         "DCP_PUBLIC_URL",
         "",
-        "Where the marketplace is, for mails, such as https://market.example. Mail needs it.",
+        "Where the marketplace is, for mails, invitations and passkeys, such as https://market.example. Mail "
+        "needs it. Unset: operators log in with passkeys only at http://localhost.",
     ),
     Variable(
         "DCP_SAR_PER_USD",
@@ -235,9 +303,20 @@ VARIABLES = (
     ),
     Variable("DCP_TLS_CERT", "", "Certificate chain (PEM). Unset: plain text, on loopback addresses only."),
     Variable("DCP_TLS_KEY", "", "The certificate's private key (PEM)."),
+    Variable("DCP_METRICS_LISTEN", "", LISTEN_MEANING),
+    Variable("DCP_TRACES", "", TRACES_MEANING),
+    Variable("DCP_TRACES_SAMPLED", SAMPLED, SAMPLED_MEANING),
+    Variable(
+        "DCP_GATEWAY_LISTEN",
+        "",
+        "A second address, host:port, for gateways alone, which need a certificate of DCP_GATEWAY_CA. "
+        "With it, operators' calls and the addresses that gateways report are accepted only there.",
+    ),
+    Variable("DCP_GATEWAY_CA", "", "The certificate authority of gateways (PEM)."),
     Variable(
         "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
     ),
+    Variable("DCP_LOG_FORMAT", TEXT, FORMAT_MEANING),
 )
 # Whoever guesses the token owns the market: 32 characters of token_urlsafe(24) are 192 bits.
 MIN_TOKEN_LENGTH = 32
@@ -263,7 +342,7 @@ class MailSettings:
     @property
     def is_local(self) -> bool:
         """Whether the mail server is on this machine, so that it may do without TLS."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +377,8 @@ class Config:
     """Where the files of jobs are stored: file:FOLDER or s3://BUCKET/PREFIX."""
     artifact_limits: ArtifactLimits = field(default_factory=ArtifactLimits)
     """How many files and bytes of a job are kept, and how long."""
+    input_limits: InputLimits = field(default_factory=InputLimits)
+    """How many inputs are kept, and for how long."""
     storage_limits: StorageLimits = field(default_factory=StorageLimits)
     """How long texts of jobs are kept, and how many bytes of an account."""
     newest_daemon: str = CURRENT
@@ -308,20 +389,39 @@ class Config:
     """How long payouts mature, and how long a charge can be disputed."""
     canary_percent: int = CANARY_PERCENT
     """How many of 100 jobs check the work of providers; 0: none."""
+    incidents: Thresholds = field(default_factory=Thresholds)
+    """From when on a condition of the marketplace is an incident."""
     gpu_proof_rounds: int = Scale().rounds
     """How much work machines have that prove their GPUs."""
     recovery_hours: int = RECOVERY_HOURS
     """How long a new key for a lost one waits, so that the present key's holder can cancel."""
     mail: MailSettings | None = None
     """How mail is sent; None: none is, and accounts need no proof of their e-mail addresses."""
+    gateway_listen: str = ""
+    """Where gateways with a certificate call; empty: where all do."""
+    gateway_ca: bytes = b""
+    """The certificate authority of gateways, PEM."""
+    bus: BusAddress | None = None
+    """NATS, between several servers; None: this server is the only one, or they look each second."""
+    server_name: str = ""
+    """Of this server among several; empty: the machine's name."""
+    public_url: str = ""
+    """Where the marketplace is, without a slash at the end; empty: on this machine."""
     sar_per_usd: Decimal = DEFAULT_SAR_PER_USD
     """How many SAR are a US dollar, for prices that routers read."""
+    log_format: str = TEXT
+    """How lines of the log are written: text or json."""
+    metrics_listen: tuple[str, int] | None = None
+    """Host and port where Prometheus reads metrics; None: nothing is measured."""
+    traces: TraceSettings | None = None
+    """Where traces are sent; None: nothing is traced."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
         """Reads and checks the settings. Raises ConfigError."""
         _refuse_unknown(environ)
-        value = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
+        given = {**environ, **_from_files(environ)}
+        value = {v.name: given.get(v.name) or v.default for v in VARIABLES}
         tls = _tls(value["DCP_TLS_CERT"], value["DCP_TLS_KEY"])
         return cls(
             database_url=value["DCP_DATABASE_URL"],
@@ -348,6 +448,12 @@ class Config:
                     for name, (field, least, most, _) in _ARTIFACTS.items()
                 }
             ),
+            input_limits=InputLimits(
+                **{
+                    field: _number(name, value[name], least, most)
+                    for name, (field, least, most, _) in _INPUTS.items()
+                }
+            ),
             storage_limits=StorageLimits(
                 **{
                     field: _number(name, value[name], least, most)
@@ -357,6 +463,10 @@ class Config:
             standing_counts=_boolean("DCP_STANDING_COUNTS", value["DCP_STANDING_COUNTS"]),
             recovery_hours=_number("DCP_RECOVERY_HOURS", value["DCP_RECOVERY_HOURS"], 0, 720),
             mail=_mail(value),
+            **_gateways(value, tls),
+            bus=_bus(value),
+            server_name=_server_name(environ.get("DCP_SERVER_NAME", "")),
+            public_url=_public_url(value["DCP_PUBLIC_URL"]) if value["DCP_PUBLIC_URL"] else "",
             sar_per_usd=_sar_per_usd(value["DCP_SAR_PER_USD"]),
             payouts=PayoutTerms(
                 **{
@@ -364,7 +474,16 @@ class Config:
                     for name, (field, least, most, _) in _PAYOUTS.items()
                 }
             ),
+            incidents=Thresholds(
+                **{
+                    field: _number(name, value[name], least, most)
+                    for name, (field, least, most, _) in _INCIDENTS.items()
+                }
+            ),
             gpu_proof_rounds=_number("DCP_GPU_PROOF_ROUNDS", value["DCP_GPU_PROOF_ROUNDS"], 1, 1 << 20),
+            log_format=_log_format(value["DCP_LOG_FORMAT"]),
+            metrics_listen=_metrics_listen(value["DCP_METRICS_LISTEN"]),
+            traces=_traces(value),
             canary_percent=_number("DCP_CANARY_PERCENT", value["DCP_CANARY_PERCENT"], 0, 100),
         )
 
@@ -377,22 +496,34 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"{name}: no such setting; {remedy}")
 
 
-def _listen(text: str, *, plain: bool) -> str:
+def _host_port(name: str, text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"DCP_GRPC_LISTEN: {text!r} is not HOST:PORT, such as 127.0.0.1:50051")
-    if plain and not _is_loopback(host.strip("[]")):
+        raise ConfigError(f"{name}: {text!r} is not HOST:PORT, such as 127.0.0.1:50051")
+    return text
+
+
+def _listen(text: str, *, plain: bool) -> str:
+    host, _, _ = _host_port("DCP_GRPC_LISTEN", text).rpartition(":")
+    if plain and not is_loopback(host.strip("[]")):
         raise ConfigError(
             f"DCP_GRPC_LISTEN: {host} is not a loopback address; set DCP_TLS_CERT and DCP_TLS_KEY to use it"
         )
     return text
 
 
-def _is_loopback(host: str) -> bool:
+def _metrics_listen(text: str) -> tuple[str, int] | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return parse_listen(text)
+    except ValueError as error:
+        raise ConfigError(f"DCP_METRICS_LISTEN: {error}") from None
+
+
+def _traces(value: Mapping[str, str]) -> TraceSettings | None:
+    try:
+        return parse_settings(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _token(text: str) -> str | None:
@@ -498,18 +629,78 @@ def _newest_daemon(text: str) -> str:
     raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is not a version, such as 1.4.0")
 
 
-def _mail(value: Mapping[str, str]) -> MailSettings | None:
-    name, text = "DCP_SMTP_URL", value["DCP_SMTP_URL"]
-    if path := value["DCP_SMTP_URL_FILE"]:
-        if text:
-            raise ConfigError("DCP_SMTP_URL and DCP_SMTP_URL_FILE: set only one of them")
-        name = "DCP_SMTP_URL_FILE"
-        lines = _file(name, path).decode(errors="replace").split("\n")
-        text = lines[0].strip()
-        if not text:
-            raise ConfigError(f"{name}: the first line of {path} is empty")
+def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings that are the first lines of files, which NAME_FILE names: those with passwords."""
+    found = {}
+    for variable in VARIABLES:
+        name, is_file, _ = variable.name.rpartition("_FILE")
+        if not is_file or not (path := environ.get(variable.name)):
+            continue
+        if environ.get(name):
+            raise ConfigError(f"{name} and {variable.name}: set only one of them")
+        found[name] = _file(variable.name, path).decode(errors="replace").split("\n")[0].strip()
+        if not found[name]:
+            raise ConfigError(f"{variable.name}: the first line of {path} is empty")
+    return found
+
+
+def _gateways(value: Mapping[str, str], tls: tuple[bytes, bytes] | None) -> dict[str, Any]:
+    listen, ca = value["DCP_GATEWAY_LISTEN"], value["DCP_GATEWAY_CA"]
+    if bool(listen) != bool(ca):
+        raise ConfigError("DCP_GATEWAY_LISTEN and DCP_GATEWAY_CA: set both or neither")
+    if not listen:
+        return {}
+    if tls is None:
+        raise ConfigError("DCP_GATEWAY_LISTEN: needs TLS; set DCP_TLS_CERT and DCP_TLS_KEY")
+    try:
+        ssl.create_default_context(cafile=ca)
+    except (ssl.SSLError, OSError):
+        raise ConfigError(f"DCP_GATEWAY_CA: {ca} is no file with certificates in PEM") from None
+    checked = _host_port("DCP_GATEWAY_LISTEN", listen)
+    return {"gateway_listen": checked, "gateway_ca": _file("DCP_GATEWAY_CA", ca)}
+
+
+def _bus(value: Mapping[str, str]) -> BusAddress | None:
+    text = value["DCP_BUS"]
     if not text:
         return None
+    name = "DCP_BUS_FILE" if value["DCP_BUS_FILE"] else "DCP_BUS"
+    # The text may have a password, so no error quotes it.
+    servers = tuple(part.strip() for part in text.split(","))
+    for server in servers:
+        try:
+            parts = urlsplit(server)
+            is_one = parts.scheme in {"nats", "tls"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one or parts.path.strip("/") or parts.query or parts.fragment:
+            raise ConfigError(f"{name}: is not nats://HOST:PORT or tls://USER:PASSWORD@HOST:PORT")
+    if value["DCP_DATABASE_URL"].startswith("sqlite:"):
+        raise ConfigError(
+            f"{name}: a SQLite file has one server, which needs no bus; unset it, or use PostgreSQL"
+        )
+    if importlib.util.find_spec("nats") is None:
+        raise ConfigError(f"{name}: needs NATS's client; install it with [server,cluster]")
+    ca, credentials = value["DCP_BUS_CA"], value["DCP_BUS_CREDENTIALS"]
+    if credentials and importlib.util.find_spec("cryptography") is None:
+        raise ConfigError("DCP_BUS_CREDENTIALS: needs the package cryptography; install [server,cluster]")
+    for of_file, path in (("DCP_BUS_CA", ca), ("DCP_BUS_CREDENTIALS", credentials)):
+        if path:
+            _file(of_file, path)
+    return BusAddress(servers, Path(ca) if ca else None, Path(credentials) if credentials else None)
+
+
+def _server_name(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ConfigError("DCP_SERVER_NAME: use up to 64 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def _mail(value: Mapping[str, str]) -> MailSettings | None:
+    text = value["DCP_SMTP_URL"]
+    if not text:
+        return None
+    name = "DCP_SMTP_URL_FILE" if value["DCP_SMTP_URL_FILE"] else "DCP_SMTP_URL"
     # The text has a password, so no error quotes it.
     wrong = ConfigError(f"{name}: is not smtp://USER:PASSWORD@HOST:PORT or smtps://USER:PASSWORD@HOST:PORT")
     try:
@@ -542,9 +733,7 @@ def _sender(text: str) -> str:
 
 def _public_url(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]{1,255}(/[^\s?#]{0,255})?", text):
-        raise ConfigError(
-            "DCP_PUBLIC_URL: set the marketplace's address, such as https://market.example, to send mail"
-        )
+        raise ConfigError("DCP_PUBLIC_URL: set the marketplace's address, such as https://market.example")
     return text.rstrip("/")
 
 
@@ -552,3 +741,9 @@ def _log_level(text: str) -> str:
     if text.lower() not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"DCP_LOG_LEVEL: {text!r} is not one of debug, info, warning, error")
     return text.upper()
+
+
+def _log_format(text: str) -> str:
+    if text not in FORMATS:
+        raise ConfigError(f"DCP_LOG_FORMAT: {text!r} is not one of {', '.join(FORMATS)}")
+    return text

@@ -1,21 +1,22 @@
-"""Sets up the server's log: lines with a time, and whole stacks only once."""
+"""Sets up the server's log: whole stacks only once. How lines are written is in common.logs."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
+from common.logs import TEXT, formatter
+
 # After this time without it, a fault is logged with its whole stack again.
 QUIET_SECONDS = 300.0
 
 
-def set_up(level: str) -> None:
-    """Logs to the error stream from this level on."""
+def set_up(level: str, format_: str = TEXT) -> None:
+    """Logs to the error stream from this level on, in this format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(CountedStacks())
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", handlers=[handler]
-    )
+    handler.setFormatter(formatter(format_))
+    logging.basicConfig(level=level, handlers=[handler])
     # At debug, peewee logs statements with their values, which include prompts and names.
     logging.getLogger("peewee").setLevel(logging.INFO)
 

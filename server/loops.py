@@ -8,6 +8,7 @@ This module does not know what a duty does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ CLEANING_SECONDS = 30.0
 CHECKPOINT_SECONDS = 30.0
 MATURING_SECONDS = 30.0
 CANARY_SECONDS = 5.0
+INCIDENT_SECONDS = 15.0
+BATCH_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,15 @@ class Loop:
     duties: tuple[Duty, ...]
     failures: Counter[str] = field(default_factory=Counter)
     """How often each duty has failed since the start, by name."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by whoever has work for the loop now: then it does not wait for the end of the period."""
 
     async def run(self) -> None:
         """Ticks until cancelled."""
         while True:
-            await asyncio.sleep(self.period_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), self.period_seconds)
+            self.wake.clear()
             await self.tick()
 
     async def tick(self) -> list[Exception]:
@@ -69,46 +76,81 @@ class Loop:
 
 
 def server_loops(services: Services) -> tuple[Loop, ...]:
-    """Every duty of a server. Duties that the market must not wait for have their own loops."""
+    """Every duty of a server. Duties that the market must not wait for have their own loops.
+
+    A duty of the whole market is done by the oldest server alone. It does no harm if two do it for a moment:
+    each change is guarded by what it read, or by a row that it locks.
+    """
+
+    def of_all(
+        name: str, tick: Callable[[], Awaitable[None]], otherwise: Callable[[], Awaitable[None]] | None = None
+    ) -> Duty:
+        async def tick_if_first() -> None:
+            if services.servers.is_first:
+                await tick()
+            elif otherwise is not None:
+                await otherwise()
+
+        return Duty(name, tick_if_first)
+
     return (
         Loop(
             PERIOD_SECONDS,
             (
                 Duty("write heartbeats", services.heartbeats.write_all),  # before silence is measured
-                Duty("read provider states", services.providers.read_states),
+                Duty("look at other servers", services.neighbours.tick),  # before silence is measured
+                Duty("read provider states", services.accounts.read_states),
                 Duty("read terms", services.terms.read_changes),
                 Duty("end overdue leases and jobs", services.sweep.tick),
                 Duty("offer waiting jobs", services.dispatch.fill_all),
                 Duty("check credentials", services.streams.check_credentials),
                 Duty("check credentials of watchers", services.watches.check_credentials),
                 Duty("write uses of keys", services.keys.write_uses),
-                Duty("erase deleted accounts", services.deletion.tick),
+                of_all("erase deleted accounts", services.deletion.tick),
                 Duty("store metrics", services.metrics.tick),
                 Duty("store discards", services.discards.tick),
             ),
         ),
+        # Apart, since a server that is held up must not be taken for gone.
+        Loop(PERIOD_SECONDS, (Duty("report this server", services.servers.tick),)),
         Loop(PERIOD_SECONDS, (Duty("judge reports", services.heartbeats.honesty.tick),)),
-        Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
+        Loop(
+            PERIOD_SECONDS,
+            (Duty("send webhooks", services.deliveries.tick),),
+            wake=services.deliveries.wake,
+        ),
+        Loop(
+            PERIOD_SECONDS,
+            (of_all("fetch inputs", services.input_fetches.tick, services.input_fetches.stop),),
+        ),
         Loop(PERIOD_SECONDS, (Duty("send letters", services.mailer.tick),)),
         Loop(
             CLEANING_SECONDS,
             (
-                Duty("clean artifacts", services.cleaning.tick),
-                Duty("remove old texts of jobs", services.retention.tick),
-                Duty("remove old discards", services.discards.clean),
-                Duty("remove old letters", services.mailer.clean),
+                of_all("clean artifacts", services.cleaning.tick),
+                of_all("clean inputs", services.inputs.clean),
+                of_all("remove old batches", services.batch_runs.clean),
+                of_all("remove old texts of jobs", services.retention.tick),
+                of_all("remove old discards", services.discards.clean),
+                of_all("remove old letters", services.mailer.clean),
+                of_all("remove old incidents", services.incidents.clean),
+                of_all("remove old log-ins", services.log_ins.clean),
+                of_all("remove old credentials of operators", services.operator_access.clean),
             ),
         ),
-        Loop(CANARY_SECONDS, (Duty("check providers", services.canaries.tick),)),
+        Loop(CANARY_SECONDS, (of_all("check providers", services.canaries.tick),)),
         Loop(PERIOD_SECONDS, (Duty("assess providers", services.standings.tick),)),
-        Loop(MATURING_SECONDS, (Duty("mature payouts", services.payouts.tick),)),
-        Loop(MATURING_SECONDS, (Duty("charge for storage", services.storage_charges.tick),)),
+        Loop(MATURING_SECONDS, (of_all("mature payouts", services.payouts.tick),)),
+        Loop(INCIDENT_SECONDS, (of_all("watch for incidents", services.incidents.tick),)),
+        Loop(MATURING_SECONDS, (of_all("charge for storage", services.storage_charges.tick),)),
         Loop(
             CHECKPOINT_SECONDS,
             (
-                Duty("make checkpoints", services.proofs.tick),
-                Duty("count jobs of past days", services.dashboard.tick),
-                Duty("add up past days", services.statements.tick),
+                of_all("make checkpoints", services.proofs.tick),
+                of_all("count jobs of past days", services.dashboard.tick),
+                of_all("add up past days", services.statements.tick),
             ),
         ),
+        # Apart, since a long one holds up no lease.
+        Loop(BATCH_SECONDS, (of_all("run batches", services.batch_runs.tick),)),
     )

@@ -6,10 +6,13 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from common import telemetry
+from common.telemetry import Metric
 from server.config import ConfigError
-from server.domain.errors import DatabaseUrlError
+from server.domain.errors import CopyError, DatabaseAwayError, DatabaseUrlError
+from server.version import CURRENT
 
 
 def collect_seldom() -> None:
@@ -23,15 +26,31 @@ def collect_seldom() -> None:
 
 
 def exit_status(name: str, run: Callable[[], int]) -> int:
-    """Runs a program; a setting that is wrong is one line on the error stream, and status 2."""
+    """Runs a program. A fault at its start is one line on the error stream.
+
+    Status 2 says that a setting is wrong, 1 that the database is away: to start again later helps.
+    """
     try:
         return run()
+    except DatabaseAwayError as error:
+        sys.stderr.write(f"{name}: DCP_DATABASE_URL: {error}\n")
+        return 1
     except ConfigError as error:
+        fault = str(error)
+    except CopyError as error:
         fault = str(error)
     except DatabaseUrlError as error:
         fault = f"DCP_DATABASE_URL: {error}"
     sys.stderr.write(f"{name}: {fault}\n")
     return 2
+
+
+def measuring(listen: tuple[str, int] | None, metrics: Sequence[Metric], program: str) -> telemetry.Telemetry:
+    """What a program measures with, served where the setting says. Raises ConfigError."""
+    try:
+        return telemetry.opened(listen, metrics, program, CURRENT)
+    except OSError as error:
+        raise ConfigError(telemetry.refusal(listen, error)) from None
 
 
 def stop_signal() -> asyncio.Event:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from scripts.market import Market
 from tests.support import databases, model_image, private_engine
+from tests.support.clustered_market import CLUSTER, ONE, ClusteredMarket, StartMarket
 from tests.support.databases import Postgres
-from tests.support.lengths import LONG_FILES
+from tests.support.lengths import in_order
 from tests.support.manual_clock import ManualClock
 from tests.support.private_engine import PrivateEngine
 
@@ -22,28 +28,39 @@ settings.load_profile("dcp")
 os.environ["OMP_THREAD_LIMIT"] = "1"
 
 
+log = logging.getLogger(__name__)
 _TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What to run, and the seed of the storm in tests/e2e, to repeat one that broke something."""
     parser.addoption("--all", action="store_true", help="also run the proofs at full length, marked slow")
-    parser.addoption("--storm-seed", type=int, help="seed of tests/e2e/test_storm.py; by default a new one")
+    parser.addoption("--storm-seed", type=int, help="seed of a storm in tests/e2e; by default a new one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves slow tests out unless --all asks for them, and lets long files begin."""
+    """Leaves slow tests out unless --all asks for them, and sorts files so that workers end together."""
     if not config.getoption("--all"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
-    items.sort(key=_place)
+    places = in_order(dict.fromkeys(map(_file, items)))
+    items.sort(key=lambda item: places[_file(item)])
 
 
-def _place(item: pytest.Item) -> int:
-    """The place of a test's file; the files that are not long stay in their order."""
-    file = item.path.relative_to(_TESTS).as_posix()
-    return LONG_FILES.index(file) if file in LONG_FILES else len(LONG_FILES)
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(_TESTS).as_posix()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Looks for no garbage while tests are collected, nor later among them: they have a million objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -65,6 +82,23 @@ def postgres() -> Iterator[Postgres]:
     """One real PostgreSQL server, started by the first test that needs it."""
     with databases.running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=[ONE, pytest.param(CLUSTER, marks=pytest.mark.slow)])
+def start_market(request: pytest.FixtureRequest) -> StartMarket:
+    """Starts a market of one server, and with --all one of two servers and two gateways, too."""
+    if request.param == ONE:
+        return Market
+    return partial(ClusteredMarket, postgres=request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed from the command line, or a new random one."""
+    given = request.config.getoption("--storm-seed")
+    seed = secrets.randbelow(1_000_000) if given is None else int(given)
+    log.warning("--storm-seed=%d", seed)  # shown with a failure
+    return seed
 
 
 @pytest.fixture

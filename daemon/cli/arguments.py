@@ -30,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     _add_process_runner(run)
     _add_doctor(commands)
     _add_status(commands)
+    health = commands.add_parser(
+        "health", help="exit with 0 if the running daemon has a session, else with 1"
+    )
+    health.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="how long it may take (default: 0)"
+    )
     _add_gpu(commands, "drain", "keep one GPU from new jobs, also after a restart; its jobs finish")
     _add_gpu(commands, "resume", "give a drained GPU jobs again")
     _add_update(commands)

@@ -141,16 +141,20 @@ def _disk(config: Config) -> Finding:
 
 async def _server(config: Config) -> AsyncIterator[Finding]:
     server = link.ServerAddress(config.server, config.tls_ca)
-    probe = await link.probe(server)
+    probes = [(one, await link.probe(one)) for one in server.each()]
+    for one, probe in probes:
+        if probe.problem:
+            remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
+            yield Finding(Level.FAIL, f"server {one.address}: {probe.problem}; {remedy}")
+            continue
+        text = f"server {one.address} answers in {probe.round_trip_ms:.0f} ms"
+        if probe.round_trip_ms > SLOW_MS:
+            yield Finding(Level.WARN, f"{text}, which is slow: check what else uses the network")
+        else:
+            yield Finding(Level.OK, text)
+    probe = next((probe for _, probe in probes if not probe.problem), probes[0][1])
     if probe.problem:
-        remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
-        yield Finding(Level.FAIL, f"server {config.server}: {probe.problem}; {remedy}")
         return
-    text = f"server {config.server} answers in {probe.round_trip_ms:.0f} ms"
-    if probe.round_trip_ms > SLOW_MS:
-        yield Finding(Level.WARN, f"{text}, which is slow: check what else uses the network")
-    else:
-        yield Finding(Level.OK, text)
     yield _transport(config)
     yield clock(probe.date, datetime.now(UTC))
     yield _version(probe.newest_daemon)
@@ -239,21 +243,17 @@ def model_remedy() -> str:
 async def _attached(url: str, engine: AttachedEngine) -> AsyncIterator[Finding]:
     try:
         await engine.refresh()
-        not_sold = engine.not_sold
-        names = [model.name for model in engine.models() if model.name not in not_sold]
+        names = [model.name for model in engine.models()]
     finally:
         await engine.close()
-    if not names and not_sold:
-        text = f"attached model server {url}: it has no model that the market sells: {told(not_sold)}"
-        yield Finding(Level.FAIL, f"{text}; load a model that chats")
-    elif not names:
+    if not names:
         problem = engine.problem or "lists no model that can be offered"
         remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
         yield Finding(Level.FAIL, f"attached model server {url}: it {problem}; {remedy}")
     else:
         yield Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")
-    if left_out := {**engine.left_out, **(not_sold if names else {})}:
-        yield Finding(Level.WARN, f"attached model server {url}: not offered: {told(left_out)}")
+    if engine.left_out:
+        yield Finding(Level.WARN, f"attached model server {url}: not offered: {told(engine.left_out)}")
 
 
 async def _containers(config: Config, allow_process_runner: bool) -> AsyncIterator[Finding]:

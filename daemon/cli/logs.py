@@ -11,24 +11,33 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-_PLAIN = "%(asctime)s %(levelname)s %(name)s %(message)s"
+from common.logs import TEXT, formatter
+
 _JOURNAL = "%(name)s %(message)s"
 
 
 class JournalFormatter(logging.Formatter):
     """The severity as systemd reads it, before every line, since the journal makes an entry of each."""
 
+    def __init__(self, lines: logging.Formatter) -> None:
+        """``lines`` writes them."""
+        super().__init__()
+        self._lines = lines
+
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines, without a time: the journal has its own."""
         prefix = f"<{_severity(record.levelno)}>"
-        return "\n".join(prefix + line for line in super().format(record).splitlines())
+        return "\n".join(prefix + line for line in self._lines.format(record).splitlines())
 
 
-def set_up(level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
-    """Logs to `stream` from this level on."""
+def set_up(
+    level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr, *, format_: str = TEXT
+) -> None:
+    """Logs to `stream` from this level on, in this format."""
     handler = logging.StreamHandler(stream)
     is_journal = leads_to_journal(environ, stream)
-    handler.setFormatter(JournalFormatter(_JOURNAL) if is_journal else logging.Formatter(_PLAIN))
+    lines = formatter(format_, _JOURNAL) if is_journal else formatter(format_)
+    handler.setFormatter(JournalFormatter(lines) if is_journal else lines)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # httpx logs every request at INFO, which is traffic to us.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -53,7 +53,14 @@ def snapshot(
         },
         "update": {"available": session.update_available, "newest": session.newest_daemon},
         "takes_no_jobs": closed,
-        "models": [{"name": model.name, "warm": model.warm} for model in session.models],
+        "models": [
+            {
+                "name": model.name,
+                "warm": model.warm,
+                "embeds": jobs_pb2.JOB_TYPE_EMBEDDINGS in model.job_types,
+            }
+            for model in session.models
+        ],
         "jobs": [_job(run, now) for run in session.unfinished],
         "gpus": [_gpu(gpu, state_of(gpu)) for gpu in status.all_gpus] if status is not None else [],
         "empty_mig_gpus": list(status.empty_mig_gpus) if status is not None else [],

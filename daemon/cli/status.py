@@ -6,10 +6,8 @@ It must not change anything, and holds no key longer than a question takes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from common.interrupts import interrupts
 from daemon import link
 from daemon.cli import control
 from daemon.config import identity
@@ -43,23 +42,12 @@ def run(config: Config, *, once: bool, as_json: bool, console: Console | None = 
     elif once or not console.is_terminal or console.is_dumb_terminal:
         console.print(render(view))
     else:
-        with _stopped_by_ctrl_c() as stopped, Live(console=console, auto_refresh=False) as live:
+        with interrupts(signal.SIGINT) as stopped, Live(console=console, auto_refresh=False) as live:
             live.update(render(view), refresh=True)
-            while not stopped.wait(REFRESH_SECONDS):
+            while not stopped(REFRESH_SECONDS):
                 view = next(views)
                 live.update(render(view), refresh=True)
     return 0 if view["daemon"] is not None else 1
-
-
-@contextlib.contextmanager
-def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, which is how one stops looking. An exception could be lost in a library's callback."""
-    stopped = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _views(config: Config) -> Iterator[dict[str, Any]]:
@@ -142,9 +130,15 @@ def _session(daemon: dict[str, Any]) -> Table:
         table.add_row("update", Text(f"{daemon['update']['newest']}: dcp-daemon update", style="yellow"))
     for name, text in troubles(daemon):
         table.add_row(name, Text(printable(text), style="yellow"))
-    models = (model["name"] + (" (warm)" if model["warm"] else "") for model in daemon["models"])
-    table.add_row("models", Text(", ".join(models)))
+    table.add_row("models", Text(", ".join(map(_model, daemon["models"]))))
     return table
+
+
+def _model(model: dict[str, Any]) -> str:
+    # A daemon of an earlier version does not say what its models are for.
+    notes = [note for note, is_so in (("embeddings", model.get("embeds")), ("warm", model["warm"])) if is_so]
+    name: str = model["name"]
+    return f"{name} ({', '.join(notes)})" if notes else name
 
 
 def troubles(daemon: dict[str, Any]) -> Iterator[tuple[str, str]]:

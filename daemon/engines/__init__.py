@@ -14,6 +14,9 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.runners import Ability, Piece, Pieces, Runner, RunnerError
 
 LLM_INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
+EMBEDDINGS = jobs_pb2.JOB_TYPE_EMBEDDINGS
+OFFERED = {Ability.IMAGE: jobs_pb2.JOB_TYPE_IMAGE_GENERATION, Ability.EMBEDDING: EMBEDDINGS}
+"""The job types of models by what they can do; others serve inference, which needs not be said."""
 
 SELF_TEST_TOKENS = 4
 
@@ -31,7 +34,17 @@ class NoChatError(EngineError):
 
 def can_answer(model: sessions_pb2.ServedModel, offer: sessions_pb2.JobOffer) -> bool:
     """Whether a served model is what an offer asks for."""
-    return model.name == offer.params.model and offer.job_type in (model.job_types or (LLM_INFERENCE,))
+    return model.name == offer.params.model and offer.job_type in kinds_of(model)
+
+
+def kinds_of(model: sessions_pb2.ServedModel) -> Sequence[jobs_pb2.JobType.ValueType]:
+    """The types of job that a model serves."""
+    return model.job_types or (LLM_INFERENCE,)
+
+
+def job_types_for(ability: Ability | None) -> Sequence[jobs_pb2.JobType.ValueType]:
+    """The types of job that a model serves with this ability, as a served model says them."""
+    return (OFFERED[ability],) if ability in OFFERED else ()
 
 
 class Engine(Runner, Protocol):
@@ -66,9 +79,14 @@ class Engine(Runner, Protocol):
         return self.generate(offer)
 
     async def self_test(self, model: str = "") -> Ability | None:
-        """A model that writes text answers a prompt with a few tokens. Raises EngineError."""
+        """A model that writes text answers a prompt with a few tokens; one that embeds, embeds a word.
+
+        Raises EngineError.
+        """
         served = next((served for served in self.models() if served.name == model), None)
-        if served is None or LLM_INFERENCE not in (served.job_types or (LLM_INFERENCE,)):
+        if served is not None and EMBEDDINGS in kinds_of(served):
+            return await self.test_embedding(model)
+        if served is None or LLM_INFERENCE not in kinds_of(served):
             return None
         params = jobs_pb2.JobParams(
             model=model, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
@@ -86,6 +104,17 @@ class Engine(Runner, Protocol):
         if not usage.completion_tokens:
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model} answered nothing.")
         return Ability.CHAT
+
+    async def test_embedding(self, model: str) -> Ability:
+        """The model embeds a word. Raises EngineError."""
+        offer = sessions_pb2.JobOffer(
+            lease=sessions_pb2.Lease(job_id="self-test"),
+            job_type=EMBEDDINGS,
+            params=jobs_pb2.JobParams(model=model),
+            embeddings_request=b'{"input":["Hello"]}',
+        )
+        await self._tested(offer)
+        return Ability.EMBEDDING
 
     async def _tested(self, offer: sessions_pb2.JobOffer) -> jobs_pb2.Usage:
         usage = jobs_pb2.Usage()

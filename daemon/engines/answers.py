@@ -48,7 +48,7 @@ async def answer(
     context_tokens: int,
     monotonic: Callable[[], float],
     patience: Patience,
-    path: str = "/v1/chat/completions",
+    path: str,
 ) -> AsyncGenerator[Piece, None]:
     """Streams the answer to a job, then how likely its tokens were where that is known, then the usage.
 

@@ -11,7 +11,7 @@ import base64
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +19,24 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from common import documents
 from common.documents import DocumentError
-from daemon.engines import LLM_INFERENCE, Engine, EngineError, NoChatError, chat, probes, refusals
-from daemon.engines.answers import Patience, Wait, answer
+from daemon.engines import (
+    LLM_INFERENCE,
+    Engine,
+    EngineError,
+    NoChatError,
+    chat,
+    job_types_for,
+    probes,
+    refusals,
+    requests,
+)
+from daemon.engines.answers import Patience, Wait
 from daemon.engines.names import Catalogue, catalogue
 from daemon.engines.native import Native
 from daemon.engines.refusals import ServerBusyError
 from daemon.foreign import http
 from daemon.machine.clock import Clock, SystemClock
-from daemon.runners import NOT_SOLD, Ability, Picture, Piece
+from daemon.runners import Ability, Picture, Piece
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +85,8 @@ class AttachedEngine(Engine):
         )
         self._native = Native(self._client, attachment.url)
         self._models: dict[str, sessions_pb2.ServedModel] = {}
+        self._learned: dict[str, Ability] = {}
+        """What tests have found, by public names."""
         self._catalogue = Catalogue()
         self._problem = ""
         self._failures = FAILURES
@@ -103,12 +115,6 @@ class AttachedEngine(Engine):
     def left_out(self) -> Mapping[str, str]:
         """The models that the server lists and that are not offered, each with the reason and the remedy."""
         return self._catalogue.left_out
-
-    @property
-    def not_sold(self) -> Mapping[str, str]:
-        """The models that the server says to do what no job asks for, each with the reason."""
-        found = {name: self._native.ability(served) for name, served in self._catalogue.served.items()}
-        return {name: NOT_SOLD[ability] for name, ability in found.items() if ability in NOT_SOLD}
 
     async def refresh(self) -> None:
         """Asks the server for its list and, where it knows, what is loaded and what each model can do."""
@@ -146,8 +152,6 @@ class AttachedEngine(Engine):
         served_name = self._catalogue.served.get(model)
         if served_name is None:
             return None
-        if (ability := self._native.ability(served_name)) is not None:
-            return ability
         loads = self._native.has_loaded(served_name) is False
         try:
             return await self._find_ability(model, served_name)
@@ -168,15 +172,26 @@ class AttachedEngine(Engine):
         try:
             return await super().self_test(model)
         except NoChatError:
-            if ability := await probes.ability_without_chat(self._client, served_name):
-                return ability
+            if await probes.completes(self._client, served_name):
+                return Ability.COMPLETION
+            with suppress(EngineError):
+                return await self.test_embedding(model)
+            raise
+        except EngineError:
+            # Another model may have its name now: the next test finds out anew what it can do.
+            self._learned.pop(model, None)
             raise
 
     def has_loaded(self, model: str) -> bool:
         """Whether a test loads nothing; what a server does not say is taken for loaded."""
         served_name = self._catalogue.served.get(model, "")
-        knows = self._native.ability(served_name) is not None
-        return knows or self._native.has_loaded(served_name) is not False
+        return self._native.has_loaded(served_name) is not False
+
+    def learn(self, model: str, ability: Ability) -> None:
+        """A model is offered for what it can do."""
+        self._learned[model] = ability
+        if model in self._models:
+            self._models[model] = self._model(model, self._models[model].context_tokens)
 
     def why_not_load(self, model: str) -> str:
         """A test loads a model only while the server holds none that somebody uses."""
@@ -199,7 +214,7 @@ class AttachedEngine(Engine):
         if offer.job_type == jobs_pb2.JOB_TYPE_IMAGE_GENERATION:
             _image_request(offer.params)
         else:
-            chat.request_body(offer)
+            requests.check(offer)
         if self._clock.monotonic() >= self._listed_until:
             await self._refresh_list()
         if offer.params.model not in self._models:
@@ -214,14 +229,14 @@ class AttachedEngine(Engine):
             yield await self._picture(offer, served_name)
             yield jobs_pb2.Usage()
             return
-        pieces = answer(
+        pieces = requests.pieces(
             self._client,
             offer,
             served_name=served_name,
             context_tokens=self._models[offer.params.model].context_tokens,
             monotonic=self._clock.monotonic,
             patience=self._patience,
-            path="/chat/completions",
+            root="",
         )
         try:
             async with aclosing(pieces):
@@ -246,12 +261,15 @@ class AttachedEngine(Engine):
             logger.warning("models of the attached model server are not offered: %s", told(self.left_out))
 
     def _model(self, name: str, context_tokens: int) -> sessions_pb2.ServedModel:
+        served_name = self._catalogue.served[name]
+        # The server's own word counts before there is a test.
+        ability = self._learned.get(name) or self._native.ability(served_name)
         draws = name in self._attachment.image_models
         return sessions_pb2.ServedModel(
             name=name,
             context_tokens=context_tokens,
-            warm=self._native.has_loaded(self._catalogue.served[name]) is not False,
-            job_types=[jobs_pb2.JOB_TYPE_IMAGE_GENERATION] if draws else (),
+            warm=self._native.has_loaded(served_name) is not False,
+            job_types=job_types_for(Ability.IMAGE if draws else ability),
         )
 
     async def _list(self) -> tuple[dict[str, int], str]:

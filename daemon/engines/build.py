@@ -25,6 +25,7 @@ def model_engine(
         warm=warm,
         environment=config.engine_environment,
         visible_gpus=visible_gpus,
+        embeds=model.embeds,
     )
 
 

@@ -65,8 +65,15 @@ def _serve(settings: dict[str, Any]) -> Any:
     # Without shifting, an answer ends where the context does instead of
     # silently forgetting the beginning of the conversation.
     params.ctx_shift = False
-    # A cancelled prompt stops between two batches.
-    params.n_batch = 512
+    if settings.get("embeds"):
+        params.embedding = True
+        # A text is embedded in one piece.
+        params.n_batch = params.n_ubatch = settings["context_tokens"]
+        if settings.get("pools_mean"):
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    else:
+        # A cancelled prompt stops between two batches.
+        params.n_batch = 512
     params.cpuparams.n_threads = settings["threads"]
     params.ui = False
     # Prompts of one renter must not stay behind in memory for the next.

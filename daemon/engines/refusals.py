@@ -53,7 +53,7 @@ TEXTS: tuple[tuple[Fault, re.Pattern[str]], ...] = (
             r"when (the )?context (the )?overflows",  # LM Studio: "Trying to keep the first 4500 tokens ..."
             r"maximum (allowed|input|prompt) length",  # SGLang, TensorRT-LLM
             r"prompt (is )?too (long|big|large)",  # Anthropic, llama.cpp
-            r"input is too (long|large)",  # Bedrock, llama.cpp
+            r"input (\(\d+ tokens\) )?is too (long|large)",  # Bedrock, llama.cpp
             r"`?inputs`? (must have less than|tokens \+)",  # text-generation-inference
             r"reduce the length of the (messages|prompt|input)",  # OpenAI, Groq
             r"token count.{0,100}exceeds the maximum",  # Google
@@ -148,6 +148,15 @@ def prompt_too_long(context_tokens: int) -> EngineError:
         jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
         f"Prompt and answer do not fit into the model's context{size}: "
         "shorten params.prompt (or params.messages), or lower params.max_tokens.",
+    )
+
+
+def text_too_long(context_tokens: int) -> EngineError:
+    """A text to embed does not fit into the context; 0: its length is unknown."""
+    size = f" of {context_tokens} tokens" if context_tokens else ""
+    return EngineError(
+        jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
+        f"A text does not fit into the model's context{size}: send shorter ones.",
     )
 
 

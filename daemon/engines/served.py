@@ -11,18 +11,18 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.engines import Engine, EngineError, chat, refusals
-from daemon.engines.answers import Patience, answer
+from daemon.engines import Engine, EngineError, NoChatError, job_types_for, refusals, requests
+from daemon.engines.answers import Patience
 from daemon.engines.warm import WarmModels
 from daemon.foreign import http
 from daemon.machine.clock import Clock, SystemClock
-from daemon.runners import Piece
+from daemon.runners import Ability, Piece
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,13 @@ class ServedEngine(Engine, Generic[S]):
         clock: Clock | None = None,
         patience: Patience | None = None,
         warm: WarmModels | None,
+        ability: Ability | None = None,
     ) -> None:
-        """`slots`: how many jobs at once; `needed_mib`: what the model takes while it is loaded."""
+        """`slots`: how many jobs at once; `needed_mib`: what the model takes while it is loaded.
+
+        `ability`: what the model is served for, where that is known before a test.
+        """
+        self._ability = ability
         self._name = name
         self._slots = slots
         self._needed_mib = needed_mib
@@ -140,7 +145,27 @@ class ServedEngine(Engine, Generic[S]):
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The one model; warm when its server runs."""
         warm = self._server is not None and self._server.alive
-        return [sessions_pb2.ServedModel(name=self._name, context_tokens=self.context_tokens, warm=warm)]
+        return [
+            sessions_pb2.ServedModel(
+                name=self._name,
+                context_tokens=self.context_tokens,
+                warm=warm,
+                job_types=job_types_for(self._ability),
+            )
+        ]
+
+    def learn(self, model: str, ability: Ability) -> None:
+        """The model is offered for what it can do."""
+        self._ability = ability
+
+    async def self_test(self, model: str = "") -> Ability | None:
+        """The model chats, or it embeds. Raises EngineError."""
+        try:
+            return await super().self_test(model)
+        except NoChatError:
+            with suppress(EngineError):
+                return await self.test_embedding(model)
+            raise
 
     @property
     def is_loaded(self) -> bool:
@@ -174,7 +199,7 @@ class ServedEngine(Engine, Generic[S]):
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the parameters and has a healthy server. Raises EngineError."""
-        chat.request_body(offer)
+        requests.check(offer)
         self._begin()
         try:
             await self._load()
@@ -207,7 +232,7 @@ class ServedEngine(Engine, Generic[S]):
         await self.unload()
 
     async def _answer(self, server: S, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
-        pieces = answer(
+        pieces = requests.pieces(
             server.client,
             offer,
             served_name=offer.params.model,

@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from common import tracing
+
 Client = httpx.AsyncClient
 BlockingClient = httpx.Client
 Response = httpx.Response
@@ -41,7 +43,7 @@ def client(*, headers: Mapping[str, str] | None = None, socket: str | None = Non
     limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.AsyncClient(
         headers={**_HEADERS, **(headers or {})},
-        event_hooks={"response": [_check_plain_later]},
+        event_hooks={"request": [_name_trace], "response": [_check_plain_later]},
         limits=limits,
         transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits) if socket is not None else None,
         trust_env=False,
@@ -49,6 +51,12 @@ def client(*, headers: Mapping[str, str] | None = None, socket: str | None = Non
         follow_redirects=False,
         **options,
     )
+
+
+async def _name_trace(request: httpx.Request) -> None:
+    """The model server's own spans are below those of the run that asks it, if that is traced."""
+    if traceparent := tracing.present_header():
+        request.headers[tracing.TRACEPARENT] = traceparent
 
 
 @functools.cache

@@ -42,7 +42,7 @@ SEGMENT_BYTES = 256 * 1024
 MUST_BE_DURABLE: dict[type[Record], bool] = {
     Accepted: True,  # reported by OfferReply
     Started: True,  # reported by JobStarted
-    Chunk: True,  # reported by OutputChunk or LogChunk
+    Chunk: True,  # reported by OutputChunk or LogChunk; of a chat, they come with the result
     Finished: True,  # reported by JobFinished
     Reading: False,  # after a loss of power no run continues; after a kill the kernel has it
     Stored: False,  # the server has these pieces, and recognizes them if they come again
@@ -99,6 +99,11 @@ class Journal:
         """Of an earlier version, a file for each attempt."""
         self._is_suspect = False
         """A sync or a cut failed: all is written anew before more is appended."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all segments. Any thread may ask: it may be a moment old."""
+        return sum(segment.size for segment in list(self._segments))
 
     def recover(self) -> list[History]:
         """The attempts in the journal; torn ends are cut off. Raises JournalError when it cannot be read.

@@ -41,6 +41,16 @@ class JournalWriter:
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
 
+    @property
+    def waiting(self) -> int:
+        """How many entries wait to be written."""
+        return len(self._waiting)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the journal on the disk."""
+        return self._journal.size_bytes
+
     async def flush(self) -> None:
         """Carries out what waits, for up to five seconds: a disk may hang."""
         if self._writing is not None:

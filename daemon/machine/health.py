@@ -23,6 +23,9 @@ from dcp.v1 import gpus_pb2
 
 from daemon.machine.kept import KeptGpus
 
+# The state of a GPU that may be given work, as its owner reads it.
+WORKS = "works"
+
 logger = logging.getLogger(__name__)
 
 GOOD_SAMPLES = 6
@@ -132,7 +135,7 @@ class Health:
             return ""
         if gpu.fault:
             return f"failed ({gpus_pb2.GpuFault.Name(gpu.fault).removeprefix('GPU_FAULT_')})"
-        return "unknown" if self._driver_lost else self._kept.why(key) or "works"
+        return "unknown" if self._driver_lost else self._kept.why(key) or WORKS
 
     def must_yield(self, visible: Collection[str] | None) -> bool:
         """Whether a run that sees these GPUs (None: all) is to be given back for the owner's programs."""

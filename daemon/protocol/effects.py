@@ -46,6 +46,13 @@ class StopAttempt:
 
 
 @dataclass(frozen=True)
+class EndAttempt:
+    """Ask the attempt to end, and let it hand over the files that it has written."""
+
+    lease: sessions_pb2.Lease
+
+
+@dataclass(frozen=True)
 class Persist:
     """Save the records after all earlier ones of the lease, and make durable what will be reported.
 
@@ -84,4 +91,6 @@ class EndSession:
     reason: EndReason
 
 
-Effect = Send | Opened | StartAttempt | StopAttempt | Persist | Forget | ReconnectAfter | EndSession
+Effect = (
+    Send | Opened | StartAttempt | StopAttempt | EndAttempt | Persist | Forget | ReconnectAfter | EndSession
+)

@@ -161,6 +161,17 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class AttemptPreparing:
+    """A part of what the run needs before its start is there."""
+
+    lease: sessions_pb2.Lease
+    step: jobs_pb2.PreparationStep.ValueType
+    done_bytes: int
+    total_bytes: int
+    """0: not known."""
+
+
+@dataclass(frozen=True)
 class AttemptStarted:
     """The run itself has begun: its meter starts."""
 
@@ -192,7 +203,7 @@ class AttemptFinished:
 
 
 StreamEvent = Connected | Disconnected | Received
-AttemptEvent = AttemptStarted | AttemptWrote | AttemptWorked | AttemptFinished
+AttemptEvent = AttemptPreparing | AttemptStarted | AttemptWrote | AttemptWorked | AttemptFinished
 Event = (
     StreamEvent
     | Tick

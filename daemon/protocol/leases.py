@@ -2,8 +2,8 @@
 
 Pure, like the session that drives it. Everything here keeps one order: an
 acceptance, a start, a piece and a result are saved in the journal before they
-are sent, and sent again until the server has confirmed them. It must not know
-streams, heartbeats or drains.
+are sent, and sent again until the server has confirmed them; the pieces of a chat are
+saved with its result. It must not know streams, heartbeats or drains.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import count
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from daemon.protocol.effects import Effect, Forget, Persist, Send, StartAttempt, StopAttempt
+from daemon.protocol.effects import Effect, EndAttempt, Forget, Persist, Send, StartAttempt, StopAttempt
 from daemon.protocol.events import (
     AttemptEvent,
     AttemptFinished,
@@ -31,7 +32,7 @@ from daemon.protocol.events import (
 )
 from daemon.protocol.pieces import MAX_CHUNK_BYTES
 from daemon.protocol.records import Accepted, Channel, History
-from daemon.protocol.transcript import Transcript
+from daemon.protocol.transcript import Phase, Transcript
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,11 @@ class HeldLeases:
         """Whether more output can be taken before the server has stored what there is."""
         run = self._transcripts.get(lease_key(lease))
         return run is None or run.finished or run.backlog_bytes < self.credit * MAX_CHUNK_BYTES
+
+    def is_prepared(self, lease: sessions_pb2.Lease) -> bool:
+        """Whether the server knows that the run was accepted, and it has not started."""
+        run = self._transcripts.get(lease_key(lease))
+        return run is not None and run.is_accepted and run.phase is Phase.PREPARING
 
     # --- offers ---
 
@@ -238,7 +244,9 @@ class HeldLeases:
             case AttemptWorked():
                 run.worked(now)
             case AttemptFinished(_, result):
-                self._finish(run, result, now)
+                # It was asked to end, so however it did, that is what ended it.
+                ended = replace(_CANCELLED, image_digest=result.image_digest) if run.is_ending else result
+                self._finish(run, ended, now)
 
     def tick(self) -> None:
         """Time has passed: no acceptance waits for its start much longer."""
@@ -291,12 +299,15 @@ class HeldLeases:
 
     # --- what the server says ---
 
-    def cancel(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
-        """Ends a run that the server cancelled."""
+    def cancel(self, lease: sessions_pb2.Lease, now: float, *, keep_files: bool = False) -> list[Effect]:
+        """Ends a run that the server cancelled; with `keep_files`, after its files are stored."""
         run = self._transcripts.get(lease_key(lease))
         if run is None:
             logger.warning("ignored a cancel of a lease not held job_id=%s", lease.job_id)
             return []
+        if keep_files and run.phase is Phase.RUNNING:
+            asked, run.is_ending = run.is_ending, True
+            return [] if asked else [EndAttempt(run.lease)]
         return self._stop(run, _CANCELLED, now)
 
     def direct(self, directive: sessions_pb2.LeaseDirective, renewed_at: float, now: float) -> list[Effect]:

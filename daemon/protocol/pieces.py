@@ -1,10 +1,11 @@
 """Owns one numbered sequence of pieces of a run: its output, or its log.
 
 Data is gathered, sealed into numbered pieces, saved in the journal, sent, and
-forgotten when the server has stored it, in this order. It must not know leases,
-messages, streams or files.
+forgotten when the server has stored it, in this order. Pieces that need no saving are sent when they
+are sealed. It must not know leases, messages, streams or files.
 
-    _acknowledged <= _sent <= _saved <= _taken <= last
+    _acknowledged <= _sent <= _saved <= _taken <= last, if they need saving; else
+    _acknowledged = _saved = _taken <= _sent <= last
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Pieces:
         self._stored_bytes = 0
         self._kept_bytes = 0
         self.dropped_bytes = 0
+        self.need_saving = True
+        """Whether a piece is sent only when it is saved."""
 
     @property
     def last(self) -> int:
@@ -101,6 +104,7 @@ class Pieces:
         while self.last > self._saved:
             self._kept_bytes -= len(self._kept.pop())
         self._taken = self._saved
+        self._sent = min(self._sent, self._saved)
         self._gathered.clear()
 
     def restore(self, seq: int, data: bytes) -> None:
@@ -125,8 +129,8 @@ class Pieces:
 
     @property
     def unsent(self) -> int:
-        """How many saved pieces wait to be sent."""
-        return self._saved - self._sent
+        """How many pieces wait that may be sent."""
+        return max(0, (self._saved if self.need_saving else self.last) - self._sent)
 
     def take_unsent(self) -> tuple[int, bytes]:
         """The next piece to send and its number; it counts as sent from here on."""
@@ -135,8 +139,8 @@ class Pieces:
         return self._sent, data
 
     def acknowledge(self, through: int) -> bool:
-        """Forgets the pieces up to `through`; False when no such piece was ever saved."""
-        if through > self._saved:
+        """Forgets the pieces up to `through`; False when no such piece was ever saved or sent."""
+        if through > max(self._saved, self._sent):
             return False
         while self._acknowledged < through:
             size = len(self._kept.popleft())
@@ -144,6 +148,9 @@ class Pieces:
             self._stored_bytes += size
             self._acknowledged += 1
         self._sent = max(self._sent, self._acknowledged)
+        # What the server has needs no saving.
+        self._saved = max(self._saved, self._acknowledged)
+        self._taken = max(self._taken, self._acknowledged)
         return True
 
     def rewind(self) -> None:

@@ -34,6 +34,7 @@ from daemon.protocol.backoff import Backoff
 from daemon.protocol.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
 from daemon.protocol.events import (
     AttemptFinished,
+    AttemptPreparing,
     AttemptStarted,
     AttemptWorked,
     AttemptWrote,
@@ -59,6 +60,7 @@ from daemon.protocol.transcript import Transcript
 logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
+_INFERENCE = (jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_EMBEDDINGS)
 RESEND_INTERVALS = 3
 DRAIN_SECONDS = 30.0
 FAREWELL_SECONDS = 5.0
@@ -113,6 +115,8 @@ class DaemonSession:
         self._objection = objection
         self._reported_capacity: Capacity | None = None
         self._has_skipped = False
+        self._takes_preparation = False
+        """The server wants to know how far runs are before their start."""
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = HeldLeases(rest)
@@ -129,6 +133,11 @@ class DaemonSession:
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that the server knows of."""
         return tuple(self._capacity.models)
+
+    @property
+    def slots(self) -> int:
+        """How many jobs are taken at once now."""
+        return self._capacity.slots
 
     @property
     def is_draining(self) -> bool:
@@ -176,6 +185,8 @@ class DaemonSession:
             case Capacity():
                 self._capacity = event
                 return self._say_capacity()
+            case AttemptPreparing():
+                return self._say_preparing(event)
             case AttemptStarted() | AttemptWrote() | AttemptWorked() | AttemptFinished():
                 self._leases.attempt(event, now)
         return []
@@ -250,6 +261,7 @@ class DaemonSession:
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
         leases.merges = welcome.takes_merged_messages
+        self._takes_preparation = welcome.takes_preparation
         leases.report_results_again(now)
         # What changed since Hello could not be said before Welcome.
         return [Opened(self.provider_id, self.session_epoch), *self._say_capacity(), *self._say_drain()]
@@ -269,7 +281,7 @@ class DaemonSession:
         return self._leases.offer(offer, lambda: self._refusal(offer), now, is_warm=self._is_warm(offer))
 
     def _on_cancel_run(self, cancel: sessions_pb2.CancelRun, now: float) -> list[Effect]:
-        return self._leases.cancel(cancel.lease, now)
+        return self._leases.cancel(cancel.lease, now, keep_files=cancel.keep_files)
 
     def _on_lease_directive(self, directive: sessions_pb2.LeaseDirective, now: float) -> list[Effect]:
         return self._leases.direct(directive, self._heartbeats.greeted_at, now)
@@ -304,7 +316,7 @@ class DaemonSession:
 
     def _is_warm(self, offer: sessions_pb2.JobOffer) -> bool:
         """Whether the offer's model is loaded, so that its run starts at once."""
-        is_inference = offer.job_type == jobs_pb2.JOB_TYPE_LLM_INFERENCE
+        is_inference = offer.job_type in _INFERENCE
         return is_inference and any(m.warm and m.name == offer.params.model for m in self._capacity.models)
 
     def _refusal(self, offer: sessions_pb2.JobOffer) -> str:
@@ -313,7 +325,7 @@ class DaemonSession:
             return "the daemon is draining"
         if offer.job_type not in self._capacity.job_types:
             return f"this daemon does not run jobs of type {jobs_pb2.JobType.Name(offer.job_type)}"
-        is_inference = offer.job_type == jobs_pb2.JOB_TYPE_LLM_INFERENCE
+        is_inference = offer.job_type in _INFERENCE
         if is_inference and offer.params.model not in [model.name for model in self._capacity.models]:
             return f"this daemon does not serve the model {offer.params.model}"
         if _seconds(offer.run_limit) <= 0:
@@ -358,6 +370,14 @@ class DaemonSession:
             return []
         return self._if_open([Send(sessions_pb2.DaemonMessage(drain=sessions_pb2.Drain()))])
 
+    def _say_preparing(self, event: AttemptPreparing) -> list[Effect]:
+        if not (self._takes_preparation and self._leases.is_prepared(event.lease)):
+            return []
+        report = sessions_pb2.PreparationReport(
+            lease=event.lease, step=event.step, done_bytes=event.done_bytes, total_bytes=event.total_bytes
+        )
+        return self._if_open([Send(sessions_pb2.DaemonMessage(preparation=report))])
+
     def _say_capacity(self) -> list[Effect]:
         if self.link is not LinkState.OPEN or self._capacity == self._reported_capacity:
             return []
@@ -383,6 +403,7 @@ class DaemonSession:
             models=capacity.models,
             job_types=capacity.job_types,
             runs_plain_processes=self._introduction.runs_plain_processes,
+            takes_inputs=True,
             slots=capacity.slots,
             held_leases=self._leases.held,
             unacknowledged_results=self._leases.with_result,

@@ -1,7 +1,8 @@
 """Owns what is sent to the server about one accepted lease, until the server has all of it.
 
 A transcript is JobStarted, the numbered pieces of output and log, then
-JobFinished. Nothing of it is sent before it is saved in the journal; it is kept
+JobFinished. Nothing of it is sent before it is saved in the journal, but for the pieces of a
+chat: its run ends with its process in any case, so they are saved with its result. It is kept
 until acknowledged and can be rewound, so that it is repeated unchanged on a new
 stream. It must not know streams, timers or engines.
 """
@@ -88,6 +89,8 @@ class Transcript:
         self._flowing = True
         self._started_sent = False
         self._finished_sent = False
+        self.is_ending = False
+        """The server cancelled it, and waits for the files that it has written."""
         self.has_begun = False
         """It was begun before its acceptance was saved."""
         self._ticks_to_wait = 0
@@ -103,6 +106,8 @@ class Transcript:
         run.is_accepted = False
         run.has_begun = starts_soon
         run._ticks_to_wait = START_TICKS if starts_soon else 0
+        for pieces in run.channels.values():
+            pieces.need_saving = not offer.chat_request
         return run
 
     def take(self, step: Step) -> bool:
@@ -185,6 +190,7 @@ class Transcript:
         self._ticks_to_wait = 0
         for pieces in self.channels.values():
             pieces.end()
+            pieces.need_saving = True
         self._finished = self._message(result)
         self._unsaved.append(Finished(self._finished))
         return True
@@ -220,7 +226,8 @@ class Transcript:
         for channel, pieces in self.channels.items():
             # A chat leaves in small pieces, one at a time: in larger ones if the server stores them slowly.
             pieces.seal(1 if self.offer.chat_request else window)
-            chunks += [Chunk(channel, seq, data) for seq, data in pieces.take_unsaved()]
+            if pieces.need_saving:
+                chunks += [Chunk(channel, seq, data) for seq, data in pieces.take_unsaved()]
         finish = [record for record in self._unsaved if isinstance(record, Finished)]
         others = [record for record in self._unsaved if not isinstance(record, Finished)]
         if not (chunks or finish or others):
@@ -229,7 +236,8 @@ class Transcript:
         stored = self._stored()
         forgotten = [record for record in stored if record not in self._saved_stored]
         self._unsaved, self._saved_stored = [], stored
-        self._saving = (*others, *chunks, *forgotten, *finish)
+        # The pieces follow those that the server has, of which none may be in the journal.
+        self._saving = (*others, *forgotten, *chunks, *finish)
         return self._saving
 
     def saved(self) -> tuple[Record, ...]:

@@ -6,13 +6,14 @@ know sessions, leases' fate or how any runner works.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.runners.input_files import Given
 from daemon.work.artifacts import Artifact
 
 COMMAND_JOB_TYPES = (
@@ -52,7 +53,6 @@ class Ability(StrEnum):
 
 NOT_SOLD = {
     Ability.COMPLETION: "It only completes texts, as it has no chat template: the market sells chats.",
-    Ability.EMBEDDING: "It makes embeddings, which the market does not sell.",
 }
 """What models can do that no job asks for. Such a model works, and is not offered."""
 
@@ -96,6 +96,12 @@ class Chunk:
 Piece = str | bytes | Chunk | Picture | Log | WorkDone | Logprobs | jobs_pb2.Usage
 """Output as text, bytes, chunks or one picture, log, what was left, what is known of tokens, or counts."""
 Pieces = AsyncGenerator[Piece, None]
+Report = Callable[[jobs_pb2.PreparationStep.ValueType, int, int], None]
+"""Hears how many bytes of how many are there; 0: their number is not known. It may be called often."""
+
+
+def no_report(step: jobs_pb2.PreparationStep.ValueType, done_bytes: int, total_bytes: int) -> None:
+    """Nobody hears."""
 
 
 class ResumeOffsets(NamedTuple):
@@ -138,6 +144,15 @@ class Runner(Protocol):
         """Looks what it serves now; asked every few seconds. Never raises."""
         return
 
+    def take_inputs(self, lease: sessions_pb2.Lease, given: Sequence[Given]) -> None:
+        """Takes the inputs of a job that is prepared next; they stay until it is. Raises RunnerError."""
+        text = "This provider gives jobs of this type no inputs."
+        raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True)
+
+    def watch_preparation(self, lease: sessions_pb2.Lease, report: Report) -> None:
+        """Takes what is to hear how far the preparation that follows is; without it, nobody hears."""
+        return
+
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the job and makes all ready; the meter does not run yet. Raises RunnerError."""
         ...
@@ -172,6 +187,10 @@ class Runner(Protocol):
         """
         return ""
 
+    def learn(self, model: str, ability: Ability) -> None:
+        """Takes what a test has found that a model can do, also one of an earlier daemon."""
+        return
+
     def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
         """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""
         return None
@@ -198,6 +217,10 @@ class Runner(Protocol):
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends the work on a lease that did not stop when asked, whatever else that ends."""
         return
+
+    async def end(self, lease: sessions_pb2.Lease) -> None:
+        """Asks the work on a lease to end, so that its files can be handed over; it has ten seconds."""
+        await self.kill(lease)
 
     async def sweep(self) -> None:
         """Removes what unknown runs have left on this machine."""

@@ -27,6 +27,7 @@ from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, Runner, Runner
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
 from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.input_files import Given, Limits, RefusedError, pack, unpack
 from daemon.runners.limit import TimeLimit
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ _PIECE_BYTES = 64 * 1024
 _KILLED_BY_SIZE = -signal.SIGXFSZ
 _LOOK_SECONDS = 0.2
 QUIET_SECONDS = 1.0
+STOP_SECONDS = 10.0
 _SELF_TEST = "self-test"
 
 
@@ -61,6 +63,10 @@ class ProcessRunner(Runner):
         self._seen: dict[LeaseKey, Sequence[str] | None] = {}
         self._folder = folder
         self._processes: dict[LeaseKey, asyncio.subprocess.Process] = {}
+        self._given: dict[LeaseKey, Sequence[Given]] = {}
+        self._prepared: set[str] = set()
+        """The folders of jobs whose inputs are there, and that have not started."""
+        self._dropping: set[asyncio.Task[None]] = set()
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Whatever is a command."""
@@ -82,12 +88,51 @@ class ProcessRunner(Runner):
             text = f"A command that does nothing ended with exit code {code}."
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
 
+    def take_inputs(self, lease: sessions_pb2.Lease, given: Sequence[Given]) -> None:
+        """See `Runner.take_inputs`."""
+        self._given[lease_key(lease)] = given
+
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
-        """Checks the command. Raises RunnerError."""
+        """Checks the command, and unpacks what it reads. Raises RunnerError."""
         if not offer.container_spec.command:
             raise spec.bad_params("container_spec.command: this provider runs no images, so name the command")
         spec.check_env(offer.container_spec.env)
         spec.check_input(offer.container_spec.input_files)
+        inputs = self._given.pop(lease_key(offer.lease), None)
+        if inputs is not None:
+            folder = self._folder / spec.names(offer.lease, "").lease
+            self._prepared.add(folder.name)
+            texts = {name: text.encode() for name, text in offer.container_spec.input_files.items()}
+            unpacking = asyncio.create_task(asyncio.to_thread(self._unpack, inputs, texts, folder))
+            try:
+                await asyncio.shield(unpacking)
+            except BaseException:
+                dropping = asyncio.create_task(self._drop(unpacking, folder))
+                self._dropping.add(dropping)
+                dropping.add_done_callback(self._dropping.discard)
+                await asyncio.shield(dropping)
+                raise
+
+    async def _drop(self, unpacking: asyncio.Task[None], folder: Path) -> None:
+        """Removes a folder once its thread has ended: that cannot be cancelled, and would write on."""
+        await asyncio.wait([unpacking])
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        self._prepared.discard(folder.name)
+
+    def _unpack(self, inputs: Sequence[Given], texts: dict[str, bytes], folder: Path) -> None:
+        """Writes the inputs of a job into its folder. Raises RunnerError."""
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            (folder / "input").mkdir(mode=0o700, parents=True)
+            pack(inputs, texts, folder / "input.tar", Limits(self._settings.unpacked_input_bytes))
+            unpack(folder / "input.tar", folder / "input")
+            (folder / "input.tar").unlink()
+        except (RefusedError, OSError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, RefusedError):
+                raise RunnerError(jobs_pb2.FAILURE_REASON_INPUT_REFUSED, f"inputs: {error}.") from None
+            text = "The provider has no room for the job's inputs."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True) from None
 
     async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
         """Runs the command and passes on what it writes, then what it left. Raises RunnerError."""
@@ -95,13 +140,15 @@ class ProcessRunner(Runner):
         work, output, given = folder / "work", folder / "output", folder / "input"
         key = lease_key(offer.lease)
         try:
+            has_inputs = given.exists()
             for created in (folder, work, output, given):
-                created.mkdir(mode=0o700, parents=True)
-            for name, text in offer.container_spec.input_files.items():
+                created.mkdir(mode=0o700, parents=True, exist_ok=has_inputs)
+            # With inputs, the texts were unpacked with them, so that none is written through a link.
+            for name, text in () if has_inputs else offer.container_spec.input_files.items():
                 (given / name).write_text(text, encoding="utf-8")
                 (given / name).chmod(0o500)
             folders = {"DCP_OUTPUT_DIR": str(output)}
-            if offer.container_spec.input_files:
+            if offer.container_spec.input_files or has_inputs:
                 folders["DCP_INPUT_DIR"] = str(given)
             self._seen[key] = gpus = self._visible_gpus()
             if gpus is not None:
@@ -124,6 +171,7 @@ class ProcessRunner(Runner):
                 raise self._failure(code)
         finally:
             await self._end(key)
+            self._prepared.discard(folder.name)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def visible_gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
@@ -136,9 +184,21 @@ class ProcessRunner(Runner):
         if process is not None:
             _signal(process, signal.SIGKILL)
 
+    async def end(self, lease: sessions_pb2.Lease) -> None:
+        """Ends a job's processes, by a signal that cannot be ignored if they ignore the first one."""
+        process = self._processes.get(lease_key(lease))
+        if process is None:
+            return
+        _signal(process, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            _signal(process, signal.SIGKILL)
+
     async def sweep(self) -> None:
         """Removes the files of jobs that are over."""
-        known = {spec.names(_lease(key), "").lease for key in self._processes} | {_SELF_TEST}
+        known = {spec.names(_lease(key), "").lease for key in self._processes} | {_SELF_TEST} | self._prepared
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 if path.name not in known:

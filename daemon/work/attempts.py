@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from common import tracing
+from common.tracing import Span, Traces
 from daemon.machine.clock import Clock
 from daemon.protocol.events import (
     AttemptEvent,
@@ -32,7 +34,9 @@ from daemon.protocol.events import (
 from daemon.protocol.records import MAX_OUTPUT_BYTES, Channel
 from daemon.runners import Chunk, Log, Logprobs, Picture, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.work.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
+from daemon.work.inputs import InputStore
 from daemon.work.lines import Lines
+from daemon.work.preparing import Preparing
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +77,22 @@ class Attempts:
         clock: Clock,
         sink: ArtifactSink | None = None,
         is_leaving: Callable[[Runner], bool] = lambda runner: False,
+        traces: Traces = tracing.OFF,
+        inputs: InputStore | None = None,
     ) -> None:
         """`emit` is called on the event loop with what happens to attempts; a stopped one does not finish.
 
         `room` returns when a run may write on. `sink`: where the files go that jobs leave; None: nowhere,
-        and their log says so. `is_leaving`: the runner gets only what no other takes.
+        and their log says so. `is_leaving`: the runner gets only what no other takes. `inputs`: where
+        what jobs read comes from; None: jobs with inputs are given back.
         """
         self._runners = runners
         self._emit = emit
         self._room = room
         self._sink = sink
+        self._inputs = inputs
         self._is_leaving = is_leaving
+        self._traces = traces
         self._clock = clock
         self._attempts: dict[LeaseKey, _Attempt] = {}
         self._killing: set[asyncio.Task[None]] = set()
@@ -153,6 +162,21 @@ class Attempts:
         attempt.task.cancel()
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._kill, attempt)
 
+    def end(self, lease: sessions_pb2.Lease) -> None:
+        """Asks an attempt to end, without waiting for it; its files are still handed over."""
+        attempt = self._attempts.get(lease_key(lease))
+        if attempt is None or attempt.is_stopping or attempt.runner is None:
+            return
+        ending = asyncio.create_task(self._end_in(attempt.runner, lease))
+        self._killing.add(ending)
+        ending.add_done_callback(self._killing.discard)
+
+    async def _end_in(self, runner: Runner, lease: sessions_pb2.Lease) -> None:
+        try:
+            await runner.end(lease)
+        except Exception:
+            logger.exception("a runner could not end an attempt job_id=%s", lease.job_id)
+
     async def close(self) -> None:
         """Ends every attempt, waiting at most two seconds for them."""
         attempts = list(self._attempts.values())
@@ -179,7 +203,7 @@ class Attempts:
         self, offer: sessions_pb2.JobOffer, runner: Runner | None, work: Callable[[], Awaitable[Result]]
     ) -> None:
         key = lease_key(offer.lease)
-        task = asyncio.create_task(self._run(offer.lease, work))
+        task = asyncio.create_task(self._traced(offer, work))
         self._attempts[key] = _Attempt(offer.lease, runner, offer.params.model, task)
         task.add_done_callback(lambda _: self._attempts.pop(key, None))
 
@@ -198,6 +222,17 @@ class Attempts:
         except Exception:
             logger.exception("a runner could not kill an attempt job_id=%s", lease.job_id)
 
+    async def _traced(self, offer: sessions_pb2.JobOffer, work: Callable[[], Awaitable[Result]]) -> None:
+        """Runs an attempt, below the trace that its offer names."""
+        above = tracing.parse(offer.traceparent) if self._traces.is_on else None
+        if above is None:
+            await self._run(offer.lease, work)
+            return
+        with self._traces.span("work", tracing.CONSUMER, above):
+            tracing.note("dcp.job_id", offer.lease.job_id)
+            tracing.note("dcp.lease_epoch", offer.lease.lease_epoch)
+            await self._run(offer.lease, work)
+
     async def _run(self, lease: sessions_pb2.Lease, work: Callable[[], Awaitable[Result]]) -> None:
         try:
             await self._until_stopped_ones_end()
@@ -207,6 +242,8 @@ class Attempts:
         except Exception:
             logger.exception("a runner failed unexpectedly job_id=%s", lease.job_id)
             result = RUNNER_FAILED
+        if (span := tracing.present()) is not None:
+            _describe(span, result)
         image_digest = self._attempts[lease_key(lease)].image_digest
         self._emit(AttemptFinished(lease, dataclasses.replace(result, image_digest=image_digest)))
 
@@ -221,9 +258,25 @@ class Attempts:
         if runner is None:
             text = f"The model {offer.params.model} is not served here."
             raise RunnerError(jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED, text)
-        await runner.prepare(offer)
+        with self._traces.below("load" if offer.params.model else "pull"):
+            await self._prepare(offer, runner)
         self._emit(AttemptStarted(offer.lease))
         return await self._written(offer, runner.run(offer))
+
+    async def _prepare(self, offer: sessions_pb2.JobOffer, runner: Runner) -> None:
+        """Gets what the job reads, then makes all ready; the meter does not run yet."""
+        report = Preparing(offer.lease, self._emit, self._clock)
+        if not offer.inputs:
+            runner.watch_preparation(offer.lease, report)
+            await runner.prepare(offer)
+            return
+        if self._inputs is None:
+            text = "This provider has no place for inputs."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True)
+        async with self._inputs.held(offer, report) as given:
+            runner.take_inputs(offer.lease, given)
+            runner.watch_preparation(offer.lease, report)
+            await runner.prepare(offer)
 
     async def _written(self, offer: sessions_pb2.JobOffer, pieces: Pieces) -> Result:
         lease = offer.lease
@@ -234,25 +287,26 @@ class Attempts:
         attempt.writer = writer = _Writer(lease, self._emit, self._clock, flush_seconds)
         if attempt.runner is not None:
             attempt.image_digest = attempt.runner.image_digest(lease)
-        async with aclosing(pieces):
-            async for piece in pieces:
-                match piece:
-                    case str() | bytes() | Chunk():
-                        writer.write(Channel.OUTPUT, piece)
-                    case Picture():
-                        _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
-                        content_type = piece.content_type
-                        writer.write(Channel.OUTPUT, piece.data)
-                    case Log(data):
-                        writer.write(Channel.LOG, data)
-                    case WorkDone():
-                        self._emit(AttemptWorked(lease))
-                        await self._hand_over(lease, piece, writer)
-                    case Logprobs(logprobs):
-                        pass
-                    case _:
-                        usage = piece
-                await self._room(lease)
+        with self._traces.below("run"):
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    match piece:
+                        case str() | bytes() | Chunk():
+                            writer.write(Channel.OUTPUT, piece)
+                        case Picture():
+                            _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
+                            content_type = piece.content_type
+                            writer.write(Channel.OUTPUT, piece.data)
+                        case Log(data):
+                            writer.write(Channel.LOG, data)
+                        case WorkDone():
+                            self._emit(AttemptWorked(lease))
+                            await self._hand_over(lease, piece, writer)
+                        case Logprobs(logprobs):
+                            pass
+                        case _:
+                            usage = piece
+                    await self._room(lease)
         return succeeded(usage, content_type, logprobs)
 
     async def _hand_over(self, lease: sessions_pb2.Lease, left: WorkDone, writer: _Writer) -> None:
@@ -260,7 +314,8 @@ class Attempts:
             return
         if self._sink is not None:
             try:
-                await self._sink.upload(lease, left.artifacts)
+                with self._traces.below("upload"):
+                    await self._sink.upload(lease, left.artifacts)
             except ArtifactsError as error:
                 raise RunnerError(error.reason, error.message) from None
             except LeaseGoneError:
@@ -270,6 +325,17 @@ class Attempts:
         for artifact in left.artifacts:
             note = f"[dcp] not kept: {artifact.name} ({artifact.size_bytes} bytes)\n"
             writer.write(Channel.LOG, note.encode())
+
+
+def _describe(span: Span, result: Result) -> None:
+    """Says in a span how an attempt ended."""
+    span.attributes["dcp.outcome"] = (
+        sessions_pb2.RunOutcome.Name(result.outcome).removeprefix("RUN_OUTCOME_").lower()
+    )
+    if result.failure_reason:
+        reason = jobs_pb2.FailureReason.Name(result.failure_reason)
+        span.attributes["error.type"] = reason.removeprefix("FAILURE_REASON_")
+    span.is_error = result.outcome == sessions_pb2.RUN_OUTCOME_FAILED
 
 
 def _check_fits(picture: Picture, limit_bytes: int) -> None:

@@ -274,17 +274,18 @@ class SelfTests:
         for name in names:
             fingerprint = engine.fingerprint(name)
             if name not in records or records[name].fingerprint != fingerprint:
-                records[name] = self._begun(fingerprint)
+                records[name] = self._begun(engine, name, fingerprint)
         if len(records) > MAX_RECORDS:
             for name in [name for name in records if name not in names]:
                 del records[name]
         return {name: records[name] for name in names}
 
-    def _begun(self, fingerprint: str) -> SelfTestRecord:
+    def _begun(self, engine: Runner, name: str, fingerprint: str) -> SelfTestRecord:
         """The record of a model that is new, or whose content is, with the verdict of an earlier daemon."""
         record = SelfTestRecord(fingerprint)
         if (ability := self._verdicts.find(fingerprint)) is not None:
             record.succeed(self._clock.monotonic(), self._rng, ability)
+            engine.learn(name, ability)
         return record
 
     def _any_passed(self, engine: Runner) -> bool:
@@ -338,6 +339,8 @@ class SelfTests:
             except _ProblemError as error:
                 problem = str(error)
             record.is_used = False
+            if ability is not None:
+                engine.learn(name, ability)
             self._note(record, problem, engine.name, name, ability)
 
     async def _ability(self, engine: Runner, name: str) -> Ability | None:

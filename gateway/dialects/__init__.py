@@ -1,8 +1,9 @@
 """The forms of other APIs, whose clients call `/v1`: requests, responses, errors. Pure, without I/O.
 
 Each module is one dialect. It reads a request into the form of OpenAI's chat API, which model servers speak,
-and writes the answer, which comes as chunks of that API, in its own form. A dialect checks only what it must
-understand itself: the server checks the conversation, and errors name its fields.
+and writes the answer, which comes as chunks of that API, in its own form. Texts to embed are read likewise,
+into the form of OpenAI's embeddings. A dialect checks only what it must understand itself: the server checks
+the rest, and errors name its fields.
 """
 
 from __future__ import annotations
@@ -27,8 +28,15 @@ class Head:
     """In seconds since 1970."""
 
 
-class Answer(Protocol):
-    """An answer, as it is told: `begin`, `more` for each chunk, `end`; or `whole`."""
+class Whole(Protocol):
+    """An answer, told in one piece."""
+
+    def whole(self, parts: Sequence[Values], job: jobs_pb2.Job, /) -> bytes:
+        """The answer of what its job wrote: choices as `chunks.Gathered` gives them, or vectors."""
+
+
+class Answer(Whole, Protocol):
+    """An answer that can also be told as it comes: `begin`, `more` for each chunk, `end`."""
 
     def begin(self) -> bytes:
         """The first events of a stream."""
@@ -49,11 +57,8 @@ class Answer(Protocol):
     def broken(self, error: ApiError) -> bytes:
         """The error as the last events of a stream that has begun, without the mark that it is whole."""
 
-    def whole(self, choices: Sequence[Values], job: jobs_pb2.Job) -> bytes:
-        """The answer in one piece, of choices as `chunks.Gathered` gives them."""
 
-
-class Asked(Protocol):
+class Request(Protocol):
     """A request as it was read."""
 
     @property
@@ -61,12 +66,19 @@ class Asked(Protocol):
         """The name of the model, as the client gave it."""
 
     @property
-    def chat(self) -> Values:
-        """The request in the form of OpenAI's chat API; without its model, its most tokens and `stream`."""
+    def is_stream(self) -> bool:
+        """Whether the answer is a stream of events, as an `Answer` can be."""
+
+    def answer(self, head: Head) -> Whole:
+        """How the answer is told."""
+
+
+class Asked(Request, Protocol):
+    """A request for a chat."""
 
     @property
-    def is_stream(self) -> bool:
-        """Whether the answer is a stream of events."""
+    def chat(self) -> Values:
+        """The request in the form of OpenAI's chat API; without its model, its most tokens and `stream`."""
 
     @property
     def max_tokens(self) -> int | None:
@@ -80,10 +92,10 @@ class Asked(Protocol):
         """How the answer is told."""
 
 
-class Dialect(Protocol):
+class Form(Protocol):
     """One API: its requests and its errors."""
 
-    def read(self, body: Values) -> Asked:
+    def read(self, body: Values) -> Request:
         """Reads a request. Raises INVALID_FIELD with the name of its field."""
 
     def status_of(self, error: ApiError) -> int:
@@ -91,3 +103,10 @@ class Dialect(Protocol):
 
     def error_body(self, error: ApiError, request_id: str) -> bytes:
         """The error as this API writes it."""
+
+
+class Dialect(Form, Protocol):
+    """An API for chats."""
+
+    def read(self, body: Values) -> Asked:
+        """Reads a request. Raises INVALID_FIELD with the name of its field."""

@@ -1,6 +1,6 @@
 """Owns the routes of the pages, their files and the OpenAPI document, and the choice of their language.
 
-`site` draws all of them once per process, when the first is requested. It knows no single RPC.
+`site` draws each of them once per process, when it is requested first. It knows no single RPC.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from gateway.errors import ApiError
 from gateway.languages import ENGLISH, LANGUAGES, Language
 
 if TYPE_CHECKING:
+    from gateway.web.documents import Document
     from gateway.web.site import Site
 
 LANGUAGE_NAME = "lang"
 _REMEMBER = f"Path=/; Max-Age={365 * 86400}; SameSite=Lax"
-PATHS = ("/", "/docs")
+PATHS = ("/", "/docs", "/log-in", "/invitation", "/renter", "/provider", "/operator")
 """The pages."""
+_JSON = ("/openapi.json", "/docs/search.json", "/docs/form.json")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -36,15 +38,16 @@ def page_routes(files: Sequence[FileDescriptor], daemon_server: Address) -> list
     """
     drawn = _Drawn(tuple(files), daemon_server)
     return [
-        Route("/openapi.json", _openapi(drawn)),
-        Route("/llms.txt", _guide(drawn)),
+        *(Route(path, _for_programs(path, drawn)) for path in _JSON),
+        Route("/llms.txt", _for_programs("/llms.txt", drawn)),
         Route("/static/{version}/{name}", _static(drawn)),
         *(Route(path, _page(path, drawn)) for path in PATHS),
+        Route("/docs/{place:path}", _part_of_docs(drawn)),
     ]
 
 
 class _Drawn:
-    """The site, which is drawn when it is needed first, in a thread: that takes half a second of CPU."""
+    """The site, of which each part is drawn when it is needed first, in a thread and one at a time."""
 
     def __init__(self, files: tuple[FileDescriptor, ...], daemon_server: Address) -> None:
         self._files = files
@@ -54,44 +57,66 @@ class _Drawn:
 
     async def site(self) -> Site:
         """The site."""
+        if self._site is None:
+            async with self._drawing:
+                self._site = await asyncio.to_thread(self._load)
+        return self._site
+
+    async def document(self, path: str, code: str) -> Document | None:
+        """What is at a path in a language; None if nothing is."""
+        site = await self.site()
+        if site.is_ready(path, code):
+            return site.document(path, code)
         async with self._drawing:
-            if self._site is None:
-                self._site = await asyncio.to_thread(self._draw)
-            return self._site
+            return await asyncio.to_thread(site.document, path, code)
 
-    def _draw(self) -> Site:
-        from gateway.web.site import draw
+    def _load(self) -> Site:
+        from gateway.web.site import site
 
-        return draw(self._files, self._daemon_server)
+        return site(self._files, self._daemon_server)
 
 
-def _openapi(drawn: _Drawn) -> Endpoint:
-    async def openapi_json(request: Request) -> Response:
-        documents = (await drawn.site()).documents
+def _for_programs(path: str, drawn: _Drawn) -> Endpoint:
+    async def for_programs(request: Request) -> Response:
         code = request.query_params.get(LANGUAGE_NAME, ENGLISH.code)
-        return documents.get(code, documents[ENGLISH.code]).answer(request)
+        is_known = code in LANGUAGES and path in _JSON
+        document = await drawn.document(path, code if is_known else ENGLISH.code)
+        if document is None:
+            raise _no_page()
+        return document.answer(request)
 
-    return openapi_json
-
-
-def _guide(drawn: _Drawn) -> Endpoint:
-    async def llms_txt(request: Request) -> Response:
-        return (await drawn.site()).guide.answer(request)
-
-    return llms_txt
+    for_programs.__name__ = path.strip("/")
+    return for_programs
 
 
 def _page(path: str, drawn: _Drawn) -> Endpoint:
     async def page(request: Request) -> Response:
-        versions = (await drawn.site()).pages[path]
-        headers = {"vary": "accept-encoding, accept-language, cookie"}
-        requested = request.query_params.get(LANGUAGE_NAME, "")
-        if requested in versions:
-            headers["set-cookie"] = f"{LANGUAGE_NAME}={requested}; {_REMEMBER}"
-        return versions[choose_language(request).code].answer(request, headers)
+        return await _in_language(path, drawn, request)
 
     page.__name__ = path.strip("/") or "home"
     return page
+
+
+def _part_of_docs(drawn: _Drawn) -> Endpoint:
+    async def part_of_docs(request: Request) -> Response:
+        return await _in_language("/docs/" + request.path_params["place"], drawn, request)
+
+    return part_of_docs
+
+
+async def _in_language(path: str, drawn: _Drawn, request: Request) -> Response:
+    document = await drawn.document(path, choose_language(request).code)
+    if document is None:
+        raise _no_page()
+    headers = {"vary": "accept-encoding, accept-language, cookie"}
+    requested = request.query_params.get(LANGUAGE_NAME, "")
+    if requested in LANGUAGES:
+        headers["set-cookie"] = f"{LANGUAGE_NAME}={requested}; {_REMEMBER}"
+    return document.answer(request, headers)
+
+
+def _no_page() -> ApiError:
+    return ApiError("ROUTE_NOT_FOUND", "There is no such page; /docs lists all.")
 
 
 def _static(drawn: _Drawn) -> Endpoint:

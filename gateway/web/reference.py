@@ -5,10 +5,10 @@ It knows endpoints only from the document, and no markup except the Markdown of 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -17,21 +17,16 @@ from markupsafe import Markup
 
 from gateway.events import MEDIA_TYPE as EVENTS_TYPE
 from gateway.languages import Language
-from gateway.openapi import EVENT_SCHEMA
+from gateway.openapi import COMMAND, EVENT_SCHEMA, OF_BROWSERS
+from gateway.web.samples import FILE, ROLE_VARIABLES, Call, Sample, Variable, pretty, samples
 
 Json = dict[str, Any]
 
-# The origin in the samples, until the page replaces it with the origin that served the page.
-DIRECT_ORIGIN = "https://api.dcp.sa"
-_ROLE_HEADERS = {"provider": "x-provider-key", "renter": "x-renter-key", "admin": "x-admin-token"}
-_ROLE_VARIABLES = {
-    "provider": "DCP_PROVIDER_KEY",
-    "renter": "DCP_RENTER_KEY",
-    "admin": "DCP_ADMIN_TOKEN",
-}
+_KEYS = {"provider": "Provider key", "renter": "Renter key", "admin": "Admin token"}
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 
 
+@cache
 def markdown(text: str) -> Markup:
     """Renders a comment's Markdown; HTML inside it stays text."""
     return Markup(_MARKDOWN.render(text))  # noqa: S704  # rendered with HTML off
@@ -67,15 +62,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Sample code for a call, with the address of the API."""
-
-    language: str
-    name: str
-    code: str
-
-
-@dataclass(frozen=True)
 class Operation:
     """An endpoint with everything that the page shows about it."""
 
@@ -92,18 +78,15 @@ class Operation:
     example_response: str
     success: int
     samples: tuple[Sample, ...]
+    variables: tuple[Variable, ...]
+    """The environment variables that the samples read."""
+    file: str
+    """The file that the samples send; empty if they send none."""
 
     @property
     def is_public(self) -> bool:
         """Whether the endpoint needs no key."""
         return self.roles == ("public",)
-
-    @property
-    def search_text(self) -> str:
-        """The text that the page's search looks through."""
-        codes = [code for answer in self.errors for code in answer.codes]
-        parts = (self.method, self.path, self.summary, *codes)
-        return " ".join((*parts, *(row.name for row in self.rows))).lower()
 
 
 @dataclass(frozen=True)
@@ -114,6 +97,22 @@ class Group:
     title: str
     meaning: str
     operations: tuple[Operation, ...]
+
+    @property
+    def path(self) -> str:
+        """The address of its page."""
+        return f"/docs/{self.slug.removesuffix('-endpoints')}"
+
+    @property
+    def audience(self) -> str:
+        """Whom it is for: operators if every endpoint is theirs, providers if only they
+        may call most, or renters may call none."""
+        roles = [set(operation.roles) - {"public"} for operation in self.operations]
+        if all(role == {"admin"} for role in roles):
+            return "operators"
+        is_of_providers = sum(role == {"provider"} for role in roles) * 2 > len(roles)
+        is_of_others = any({"renter", "public"} & set(operation.roles) for operation in self.operations)
+        return "providers" if is_of_providers or not is_of_others else "renters"
 
 
 @dataclass(frozen=True)
@@ -162,6 +161,12 @@ class Reference:
         return [operation for group in self.groups for operation in group.operations]
 
     @property
+    def all_errors(self) -> Mapping[str, str]:
+        """What each reason of an error means, sorted by reason."""
+        failed = [*self.shared_errors, *(error for o in self.operations for error in o.errors)]
+        return dict(sorted((code, text) for answer in failed for code, text in answer.codes.items()))
+
+    @property
     def shared_errors(self) -> list[Answer]:
         """The errors that every endpoint shares."""
         entry: Json = next((item for _, _, item in self._entries()), {"responses": {}})
@@ -191,6 +196,7 @@ class Reference:
         answers = [self._answer(s, a) for s, a in entry["responses"].items() if int(s) < 400]
         example = next(self._examples(entry), "")
         errors = [_only(a, lambda code: code not in self._shared) for a in self._failures(entry)]
+        call = _call(method, path, entry)
         return Operation(
             slug=_slug(entry["operationId"]),
             method=method,
@@ -201,11 +207,23 @@ class Reference:
             rows=tuple(rows),
             answers=tuple(answers),
             errors=tuple(answer for answer in errors if answer.codes),
-            example_request=_pretty(body["example"]) if "example" in body else "",
-            example_response=example if isinstance(example, str) else _pretty(example),
+            example_request=pretty(body["example"]) if "example" in body else "",
+            example_response=example if isinstance(example, str) else pretty(example),
             success=min(int(status) for status in entry["responses"] if int(status) < 400),
-            samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"), _kind(entry))),
+            samples=tuple(samples(call)),
+            variables=tuple(self._variables(call, entry)),
+            file=FILE if call.is_upload else "",
         )
+
+    def _variables(self, call: Call, entry: Json) -> Iterator[Variable]:
+        """What the samples read from the environment, in the order in which they read it."""
+        code = "".join(sample.code for sample in samples(call))
+        for role, name in ROLE_VARIABLES.items():
+            if name in code:
+                yield Variable(name, self._language.say(_KEYS[role]))
+        for parameter in entry["parameters"]:
+            if parameter["in"] == "path":
+                yield Variable(parameter["name"].upper(), parameter["description"])
 
     def _event(self, name: str, entry: Json) -> Event:
         body = entry["requestBody"]["content"]["application/json"]["schema"]
@@ -298,7 +316,7 @@ class Reference:
             yield say("at most {high} items", high=high)
         if 0 < len(_values(schema)) <= 12:
             texts = [f"`{value}`" for value in _values(schema) if value is not None]
-            yield say("one of {values}", values=", ".join(texts))
+            yield say("one of {values}", values=say(", ").join(texts))
         if "default" in schema:
             yield say("default: {value}", value=_number(schema["default"]))
 
@@ -341,122 +359,26 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _pretty(value: Any) -> str:
-    """JSON for people: a short object or list stays on a single line."""
-
-    def lines(item: Any, indent: str) -> str:
-        plain = json.dumps(item, ensure_ascii=False)
-        if not isinstance(item, dict | list) or not item or (indent and len(plain) + len(indent) <= 64):
-            return plain
-        inner = indent + "  "
-        if isinstance(item, list):
-            parts: Iterable[str] = (lines(part, inner) for part in item)
-            opening, closing = "[", "]"
-        else:
-            parts = (f"{json.dumps(key)}: {lines(part, inner)}" for key, part in item.items())
-            opening, closing = "{", "}"
-        joined = f",\n{inner}".join(parts)
-        return f"{opening}\n{inner}{joined}\n{indent}{closing}"
-
-    return lines(value, "")
+def _call(method: str, path: str, entry: Json) -> Call:
+    body = entry.get("requestBody", {}).get("content", {})
+    return Call(
+        operation=entry["operationId"],
+        method=method,
+        path=path,
+        roles=tuple(entry["x-roles"]),
+        numbers=frozenset(p["name"] for p in entry["parameters"] if p["schema"].get("type") == "integer"),
+        body=body.get("application/json", {}).get("example"),
+        kind=_kind(entry),
+        is_upload="application/octet-stream" in body,
+        is_of_browsers=entry.get(OF_BROWSERS, False),
+        command=entry.get(COMMAND, ""),
+    )
 
 
 def _kind(entry: Json) -> str:
-    """The media type of a response that is a file of any type or a stream of events; else empty."""
-    types = {name for answer in entry["responses"].values() for name in answer.get("content", {})}
-    return next((name for name in _LAST_STEPS if name in types), "")
-
-
-def _samples(method: str, path: str, roles: Iterable[str], example: Any, kind: str) -> Iterator[Sample]:
-    """The same call in a shell, Python and JavaScript; the key comes from the environment."""
-    place = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), path)
-    url = DIRECT_ORIGIN + place
-    role = next((role for role in roles if role in _ROLE_HEADERS), None)
-    header = _ROLE_HEADERS[role] if role else ""
-    variable = _ROLE_VARIABLES[role] if role else ""
-    body = None
-    if example is not None:
-        body = {key: value for key, value in example.items() if not (role and key == "api_key")}
-    samples = (
-        ("curl", "curl", _curl(method, url, header, variable, body)),
-        ("python", "Python", _python(method, url, header, variable, body)),
-        ("javascript", "JavaScript", _javascript(method, url, header, variable, body)),
-    )
-    for language, name, code in samples:
-        yield Sample(language, name, _with_last_step(code, kind))
-
-
-# What shows the events of a stream as they come, instead of JSON.
-_FOLLOWING = {
-    "curl -sS": "curl -sSN",
-    "answer = httpx.get(\n": 'with httpx.stream(\n    "GET",\n',
-    ")\nanswer.raise_for_status()\nprint(answer.json())": (
-        "    timeout=None,\n) as answer:\n    for line in answer.iter_lines():\n        print(line)"
-    ),
-    "console.log(await answer.json());": (
-        "const texts = answer.body.pipeThrough(new TextDecoderStream());\n"
-        "for await (const text of texts) process.stdout.write(text);"
-    ),
-}
-# What saves a file.
-_SAVING = {
-    "curl -sS": "curl -sS --fail --remote-name --continue-at -",
-    "print(answer.json())": 'open("file", "wb").write(answer.content)',
-    "console.log(await answer.json());": (
-        'await (await import("node:fs/promises")).writeFile("file", answer.body);'
-    ),
-}
-
-
-_LAST_STEPS = {"*/*": _SAVING, EVENTS_TYPE: _FOLLOWING}
-
-
-def _with_last_step(code: str, kind: str) -> str:
-    for shown, done in _LAST_STEPS.get(kind, {}).items():
-        code = code.replace(shown, done)
-    return code
-
-
-def _curl(method: str, url: str, header: str, variable: str, body: Any) -> str:
-    parts = ["curl -sS" + (f" -X {method}" if method != "GET" and body is None else ""), f"  {url}"]
-    if header:
-        parts.append(f'  -H "{header}: ${variable}"')
-    if body is not None:
-        quoted = _pretty(body).replace("'", "'\\''")
-        parts += ["  -H 'content-type: application/json'", f"  -d '{quoted}'"]
-    return " \\\n".join(parts)
-
-
-def _python(method: str, url: str, header: str, variable: str, body: Any) -> str:
-    lines = ["import os", "", "import httpx", ""] if header else ["import httpx", ""]
-    lines += [f"answer = httpx.{method.lower()}(", f'    "{url}",']
-    if header:
-        lines.append(f'    headers={{"{header}": os.environ["{variable}"]}},')
-    if body is not None:
-        lines.append(f"    json={_python_literal(body)},")
-    return "\n".join([*lines, ")", "answer.raise_for_status()", "print(answer.json())"])
-
-
-def _python_literal(body: Any) -> str:
-    indented = _pretty(body).replace("\n", "\n    ")
-    words = {"true": "True", "false": "False", "null": "None"}
-    return re.sub(r'"(?:[^"\\]|\\.)*"|\b(?:true|false|null)\b', lambda m: words.get(m[0], m[0]), indented)
-
-
-def _javascript(method: str, url: str, header: str, variable: str, body: Any) -> str:
-    headers = [f'"{header}": process.env.{variable}'] if header else []
-    headers += ['"content-type": "application/json"'] if body is not None else []
-    options = [f'  method: "{method}",'] if method != "GET" else []
-    options += [f"  headers: {{ {', '.join(headers)} }},"] if headers else []
-    if body is not None:
-        indented = _pretty(body).replace("\n", "\n  ")
-        options.append(f"  body: JSON.stringify({indented}),")
-    call = [f'const answer = await fetch("{url}", {{', *options, "});"] if options else []
-    call = call or [f'const answer = await fetch("{url}");']
-    return "\n".join(
-        [
-            *call,
-            "if (!answer.ok) throw new Error(await answer.text());",
-            "console.log(await answer.json());",
-        ]
-    )
+    """The media type of an answer that succeeds."""
+    types = [
+        name for status, a in entry["responses"].items() if int(status) < 400 for name in a.get("content", ())
+    ]
+    special = (name for name in types if name in ("*/*", EVENTS_TYPE))
+    return next(special, types[0] if types else "application/json").partition(";")[0]

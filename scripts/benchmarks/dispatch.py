@@ -194,7 +194,7 @@ async def _at_rest(market: Market, key: str, count: int) -> list[Ran]:
     ran = []
     async with aiohttp.ClientSession(f"http://{market.gateway_address}") as client:
         for _ in range(count):
-            ran.append(await _job(client, key, POLL_SECONDS, POLL_SECONDS))
+            ran.append(await one_job(client, key, POLL_SECONDS, POLL_SECONDS))
             await asyncio.sleep(REST_SECONDS)
     return ran
 
@@ -206,22 +206,31 @@ async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
     async def work() -> None:
         async with aiohttp.ClientSession(f"http://{market.gateway_address}") as client:
             for _ in left:
-                ran.append(await _job(client, key, POLL_BUSY_SECONDS, LONGEST_POLL_SECONDS))
+                ran.append(await one_job(client, key, POLL_BUSY_SECONDS, LONGEST_POLL_SECONDS))
 
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
     return ran
 
 
-async def _job(client: aiohttp.ClientSession, key: str, poll_seconds: float, longest_seconds: float) -> Ran:
-    """Submits one job and reads its result back."""
+async def one_job(
+    client: aiohttp.ClientSession,
+    key: str,
+    poll_seconds: float,
+    longest_seconds: float,
+    *,
+    first_poll_seconds: float = 0.0,
+    job: str = JOB,
+) -> Ran:
+    """Submits one job and reads its result back. Raises BenchError."""
     polls = 0
     headers = {"x-renter-key": key, "content-type": "application/json"}
     sent = time.monotonic()
-    status, answer = await _answer(client.post("/api/jobs/submit", headers=headers, data=JOB))
+    status, answer = await _answer(client.post("/api/jobs/submit", headers=headers, data=job))
     answered = time.monotonic()
     if status != 201:
         raise BenchError(f"submit answered {status}: {answer[:300]!r}")
     job_id = json.loads(answer)["job"]["job_id"]
+    await asyncio.sleep(first_poll_seconds)
     while time.monotonic() < sent + JOB_SECONDS:
         polls += 1
         status, answer = await _answer(client.get(f"/api/jobs/{job_id}/output", headers=headers))

@@ -38,11 +38,6 @@ class Figure:
     goal: Target | None = None
     beyond: Target | None = None
 
-    @property
-    def is_all_met(self) -> bool:
-        """Whether it meets its goals; a figure without goals does."""
-        return all(target.met(self.value) for target in (self.goal, self.beyond) if target is not None)
-
     def as_json(self) -> dict[str, object]:
         """The figure for ``--json``."""
         return {

@@ -38,7 +38,7 @@ MIGRATIONS = ROOT / "server" / "store" / "migrations"
 # The oldest schema from which a market of this size is migrated.
 SCHEMA = "0015_webhooks"
 # Counted up with each change of what is inserted.
-VERSION = 2
+VERSION = 3
 MAX_AGE_SECONDS = 14 * 24 * 3600.0
 MODEL = "bench/noop"
 PROMPT = "Say nothing."

@@ -34,6 +34,12 @@ class Sizes:
     queue_jobs: int = 50_000
     queue_measured_jobs: int = 100
     queue_rounds: int = 2
+    cluster_servers: int = 3
+    cluster_daemons: int = 6
+    cluster_jobs: int = 100
+    cluster_rounds: int = 2
+    cluster_hints: int = 20
+    cluster_elsewhere: int = 10_000
     startup_rounds: int = 5
     page_loads: int = 10
     fresh: bool = False
@@ -76,6 +82,12 @@ QUICK = Sizes(
     queue_jobs=5_000,
     queue_measured_jobs=20,
     queue_rounds=1,
+    cluster_servers=2,
+    cluster_daemons=2,
+    cluster_jobs=10,
+    cluster_rounds=1,
+    cluster_hints=3,
+    cluster_elsewhere=1_000,
     startup_rounds=1,
     page_loads=1,
 )

@@ -49,6 +49,7 @@ class InlineDatabase(Database):
         migrate(self.peewee)
         raw: Any = self.peewee
         self.raw: sqlite3.Connection = raw.connection()
+        self.is_sqlite = True
         self.is_down = False
         self.dies: Side | None = None
         """If set, the server's process dies at its next commit, on this side of it."""

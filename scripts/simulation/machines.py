@@ -31,6 +31,8 @@ MODEL = "test/model"
 # How often a daemon that starts has a loaded model, and how often an older version.
 WARM_MODELS = 0.7
 OLD_DAEMONS = 0.2
+# How many jobs are chats to the daemon, whose runs no other process of it continues.
+CHATS = 0.5
 SEGMENT_BYTES = 2_000
 """Small, so that the journals of short runs have several segments and are made smaller."""
 
@@ -323,7 +325,7 @@ class Machine:
         if lose_unsynced:
             self.disk.crash(self._world.rng)
         for key, attempt in self.attempts.items():
-            if survive:
+            if survive and not self._is_chat(attempt.lease.job_id):
                 self.survivors[key] = attempt
             else:
                 attempt.ended_ms = self._world.now_ms
@@ -363,8 +365,12 @@ class Machine:
         """A restarted daemon must know everything that it reported about its leases."""
         for key, reported in self._reported.items():
             history = histories.get(key)
+            through = reported.through
+            if history is not None and self._is_chat(key[0]):
+                # Its text is saved with its result: one that had not ended is given back, without its text.
+                through = history.finished.last_output_seq if history.finished is not None else 0
             knows = history is not None and (
-                history.channels[Channel.OUTPUT].last >= reported.through
+                history.channels[Channel.OUTPUT].last >= through
                 and (history.started or not reported.started)
                 and (history.finished is not None or not reported.finished)
             )
@@ -397,6 +403,8 @@ class Machine:
         if message is not None:
             if self._is_old and message.HasField("welcome"):
                 message.welcome.ClearField("takes_merged_messages")
+            if message.HasField("job_offer") and self._is_chat(message.job_offer.lease.job_id):
+                message.job_offer.chat_request = b"{}"
             self._handle(ev.Received(message))
             return
         if self.wire is not None:
@@ -431,6 +439,9 @@ class Machine:
                 self._handle(ev.Persisted(entry.number))
             else:
                 self._handle(ev.NotPersisted(entry.number, str(error)))
+
+    def _is_chat(self, job_id: str) -> bool:
+        return Random(f"{self._world.seed}/{job_id}").random() < CHATS
 
     def _cannot_keep(self, key: LeaseKey) -> None:
         """The disk failed for this lease, so the daemon may forget what it reported about it."""

@@ -27,6 +27,7 @@ T = TypeVar("T")
 THREADS = 4
 READ_BYTES = 256 * 1024
 PAGE_FOLDERS = 256
+MARK = "market"
 
 
 class FileBlobs:
@@ -36,6 +37,30 @@ class FileBlobs:
         self._folder = folder.absolute()
         self._unfinished = self._folder / "tmp"
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
+
+    @property
+    def folder(self) -> Path:
+        """The folder; it may not exist yet."""
+        return self._folder
+
+    async def mark(self) -> str:
+        """The text that identifies the folder; empty if it has none. Raises BlobStoreError."""
+        return await self._do(self._read_mark)
+
+    async def set_mark(self, mark: str) -> None:
+        """Identifies the folder by a text. Raises BlobStoreError."""
+
+        def write() -> None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._folder / MARK).write_text(mark, encoding="ascii")
+
+        await self._do(write)
+
+    def _read_mark(self) -> str:
+        try:
+            return (self._folder / MARK).read_text(encoding="ascii", errors="replace")
+        except FileNotFoundError:
+            return ""
 
     async def put(self, key: str, pieces: AsyncIterator[bytes], size_bytes: int) -> None:
         """See `Blobs.put`."""

@@ -94,6 +94,27 @@ class Reason(StrEnum):
     MODEL_NOT_ALLOWED = "MODEL_NOT_ALLOWED"
     PROVIDER_NOT_ALLOWED = "PROVIDER_NOT_ALLOWED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    INPUT_NOT_FOUND = "INPUT_NOT_FOUND"
+    INPUT_NOT_READY = "INPUT_NOT_READY"
+    INPUT_NOT_WAITING = "INPUT_NOT_WAITING"
+    INPUT_OFFSET_WRONG = "INPUT_OFFSET_WRONG"
+    INPUT_DAMAGED = "INPUT_DAMAGED"
+    INPUT_TOO_LARGE = "INPUT_TOO_LARGE"
+    INPUT_IN_USE = "INPUT_IN_USE"
+    TOO_MANY_INPUTS = "TOO_MANY_INPUTS"
+    CROSS_ORIGIN = "CROSS_ORIGIN"
+    BATCH_NOT_FOUND = "BATCH_NOT_FOUND"
+    BATCH_NOT_OPEN = "BATCH_NOT_OPEN"
+    TOO_MANY_BATCHES = "TOO_MANY_BATCHES"
+    OPERATOR_ROLE_NEEDED = "OPERATOR_ROLE_NEEDED"
+    OPERATOR_NOT_FOUND = "OPERATOR_NOT_FOUND"
+    OPERATOR_NAME_TAKEN = "OPERATOR_NAME_TAKEN"
+    TOO_MANY_OPERATORS = "TOO_MANY_OPERATORS"
+    INVITATION_OVER = "INVITATION_OVER"
+    LOG_IN_NEEDED = "LOG_IN_NEEDED"
+    PASSKEY_REFUSED = "PASSKEY_REFUSED"
+    PASSKEY_NOT_FOUND = "PASSKEY_NOT_FOUND"
+    TOO_MANY_PASSKEYS = "TOO_MANY_PASSKEYS"
 
 
 # With one of these the database failed, not the request.
@@ -113,8 +134,25 @@ class DomainError(Exception):
         self.facts = facts
 
 
+def outcome_unknown() -> DomainError:
+    """The error of a call of which nobody can say whether, or how much of it, was done."""
+    return DomainError(
+        Reason.OUTCOME_UNKNOWN,
+        "the database did not answer in the end, so it is not known whether this was done; repeat it "
+        "with the same Idempotency-Key, or read what it should have changed before you try again",
+    )
+
+
 class DatabaseUrlError(ValueError):
     """The database cannot be used; the message says why, and what to do."""
+
+
+class DatabaseAwayError(DatabaseUrlError):
+    """The database cannot be reached now; the message says why. It may be there in a moment."""
+
+
+class CopyError(Exception):
+    """A copy of the database cannot be written or restored; the message says why, and what to do."""
 
 
 def invalid_field(field: str, message: str) -> DomainError:

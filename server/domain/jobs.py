@@ -16,6 +16,7 @@ from server.domain.levels import Unasked
 from server.domain.transitions import Transitions
 
 if TYPE_CHECKING:
+    from server.domain.inputs import AskedInput
     from server.domain.pricing import Price
 
 # Tokens of an answer with the natural logarithms of their probabilities; the most that are taken.
@@ -53,6 +54,7 @@ class JobType(StrEnum):
     BENCHMARK = "benchmark"
     CUSTOM_CONTAINER = "custom_container"
     VLLM_SERVE = "vllm_serve"
+    EMBEDDINGS = "embeddings"
 
 
 # The job types that run a container image that the renter chooses.
@@ -85,6 +87,7 @@ class FailureReason(StrEnum):
     NO_ANSWER = "NO_ANSWER"
     OTHER_ARCHITECTURE = "OTHER_ARCHITECTURE"
     IMPOSSIBLE_REPORT = "IMPOSSIBLE_REPORT"
+    INPUT_REFUSED = "INPUT_REFUSED"
 
 
 # The renter's own program, or a limit that the renter chose, ended the run: its run time is charged.
@@ -112,7 +115,13 @@ PROVIDERS_FAULT = frozenset(
     }
 )
 # Job types whose only result is their output: a run without output is not charged, however it ends.
-INFERENCE = frozenset({JobType.LLM_INFERENCE, JobType.IMAGE_GENERATION, JobType.VLLM_SERVE})
+INFERENCE = frozenset(
+    {JobType.LLM_INFERENCE, JobType.IMAGE_GENERATION, JobType.VLLM_SERVE, JobType.EMBEDDINGS}
+)
+# Job types that a model serves or does not serve; each model says which.
+OF_MODELS = frozenset({JobType.LLM_INFERENCE, JobType.IMAGE_GENERATION, JobType.EMBEDDINGS})
+# Those that can be paid by tokens.
+BY_TOKENS = frozenset({JobType.LLM_INFERENCE, JobType.EMBEDDINGS})
 # Types that have a price, and that no daemon can run yet.
 NOT_RUN = frozenset({JobType.VLLM_SERVE})
 START_WITHIN_SECONDS = 600
@@ -186,8 +195,17 @@ class JobRequest:
     """Whether it gets as much time or as many tokens as the wallet allows, where it asks for more."""
     cache_key: str = ""
     """What its conversation is known by; empty: it is none."""
+    is_awaited: bool = False
+    """Whether its client waits for it at a connection."""
+    most_hold_micros: int | None = None
+    """What is left of its batch's budget; None without one."""
+    inputs: tuple[AskedInput, ...] = ()
+    """What it reads at `/input`."""
+    resume_from: str | None = None
+    """The job whose files it goes on from."""
     idempotency_key: str | None = None
     digest: str = ""
+    trace: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +233,8 @@ class Job:
     started_ms: int | None
     ended_ms: int | None
     cancel_requested_ms: int | None
+    keeps_files: bool
+    """Whether its cancel waits for the files that it has written."""
     output_bytes: int
     output_truncated: bool
     content_type: str
@@ -233,6 +253,10 @@ class Job:
     """The key that submitted it; None if no key did, and for older jobs, whose key was not recorded."""
     logprobs: Logprobs = field(default=(), repr=False)
     """Of its first tokens; only of the market's own jobs."""
+    trace: str = field(default="", repr=False)
+    """The traceparent of the call that submitted it, if that was traced."""
+    is_renter_deleted: bool | None = field(default=None, compare=False)
+    """Whether its renter has deleted its account; None where a job is read for other purposes."""
 
     @property
     def rate_halala_per_minute(self) -> int:

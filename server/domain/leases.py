@@ -175,6 +175,8 @@ class Offer:
     lost_after_ms: int
     output_limit_bytes: int
     spec: dict[str, Any]
+    trace: str = ""
+    """The traceparent of the attempt, if its job is traced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class LetterKind(StrEnum):
     ALREADY_REGISTERED = "already_registered"
     NEW_KEY = "new_key"
     NEW_KEY_SOON = "new_key_soon"
+    LOG_IN = "log_in"
 
 
 MOST_A_DAY = {
@@ -28,6 +29,7 @@ MOST_A_DAY = {
     LetterKind.ALREADY_REGISTERED: 1,
     LetterKind.NEW_KEY: 3,
     LetterKind.NEW_KEY_SOON: 3,
+    LetterKind.LOG_IN: 10,
 }
 """Letters of each kind that a mailbox gets within a day: anybody can name any address."""
 
@@ -120,6 +122,26 @@ If that was not you, cancel with the present key:
 سيُستبدَل مفتاح حساب {arabic_role} الخاص بك في {url}: أرسل شخص ما رمز المفاتيح المفقودة. ابتداءً
 من {ready} يعطي الرمز مفتاحًا جديدًا، وينتهي المفتاح الحالي. وإن لم تكن أنت، فألغِ ذلك بالمفتاح
 الحالي بالطلب أعلاه.
+""",
+    ),
+    LetterKind.LOG_IN: (
+        "Log in to your account · تسجيل الدخول إلى حسابك",
+        """\
+Somebody asked to log in to your {role} account at {url}. If that was you, open this link in the
+same browser within 15 minutes:
+
+    {url}/log-in#{code}
+
+or type this code on the page that asked for it:
+
+    {code}
+
+It works once, and only in the browser that asked. If it was not you, do nothing: nobody else can
+use it. Give the code to nobody.
+
+طلب شخص ما تسجيل الدخول إلى حساب {arabic_role} الخاص بك في {url}. إن كنت أنت، فافتح الرابط أعلاه
+في المتصفح نفسه خلال 15 دقيقة، أو اكتب الرمز في الصفحة التي طلبته. يعمل الرمز مرة واحدة، وفي
+المتصفح الذي طلبه فقط. وإن لم تكن أنت، فلا تفعل شيئًا. لا تعطِ الرمز لأحد.
 """,
     ),
 }

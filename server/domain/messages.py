@@ -16,6 +16,7 @@ from server.domain.hindrances import SelfTest
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS, Channel, Disposition, FinishReport, LeaseRef, Offer
 from server.domain.placement import Model
+from server.domain.preparations import PreparationStep
 from server.domain.terms import NO_SETTINGS, Settings
 
 PROTOCOL_VERSION = 1
@@ -39,6 +40,8 @@ class Hello:
     """How long the runs of ``unacknowledged`` took, in the same order; empty if the daemon does not say."""
     runs_plain_processes: bool = False
     """Whether it runs jobs other than inference as plain processes, with no isolation from its machine."""
+    takes_inputs: bool = False
+    """Whether it gives runs their inputs."""
     self_tests: tuple[SelfTest, ...] = ()
     image_patterns: tuple[str, ...] | None = None
     """Of the images that its owner allows; None if it does not say."""
@@ -63,6 +66,16 @@ class OfferReply:
 @dataclass(frozen=True, slots=True)
 class Started:
     lease: LeaseRef
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    lease: LeaseRef
+    step: PreparationStep | None
+    """None for one of a newer daemon."""
+    done_bytes: int
+    total_bytes: int
+    """0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +122,24 @@ class Unreadable:
 
 
 DaemonMessage: TypeAlias = (
-    Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye | Unreadable
+    Hello
+    | Heartbeat
+    | OfferReply
+    | Preparing
+    | Started
+    | Chunk
+    | Finished
+    | Capacity
+    | Drain
+    | Goodbye
+    | Unreadable
 )
 
 
 def lease_of(message: DaemonMessage) -> LeaseRef | None:
     """The lease that a message is about; None for a message about the session."""
     match message:
-        case OfferReply() | Started() | Chunk() | Unreadable():
+        case OfferReply() | Preparing() | Started() | Chunk() | Unreadable():
             return message.lease
         case Finished(report):
             return report.lease
@@ -149,6 +172,7 @@ class JobOffer:
 @dataclass(frozen=True, slots=True)
 class CancelRun:
     lease: LeaseRef
+    keep_files: bool = False
 
 
 class LeaseAction(StrEnum):

@@ -18,13 +18,15 @@ from typing import Protocol
 
 from common.images import ImageNameError, is_allowed, parse
 from server.domain.gpu_models import satisfies
-from server.domain.jobs import NEED_IMAGE, JobRequest, JobType
+from server.domain.jobs import NEED_IMAGE, OF_MODELS, JobRequest, JobType
 from server.domain.levels import Standing, Unasked, tier
 from server.domain.pricing import NO_PRICES, Price, Prices
 from server.domain.providers import ProviderStatus
 from server.domain.reliability import NO_RECORD, TrackRecord
 
 Rank = tuple[int, bool, int, int, int, int]
+# What a model serves of which its daemon says nothing.
+CHATS = frozenset({JobType.LLM_INFERENCE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,12 @@ class Model:
     name: str
     context_tokens: int = 0
     warm: bool = False
+    job_types: frozenset[JobType] = CHATS
+    """Those that it serves, of the types that models serve."""
+
+    def serves(self, kind: JobType) -> bool:
+        """Whether it is one for jobs of this type."""
+        return kind in self.job_types or kind not in OF_MODELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +193,7 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         return candidate.hindered[wants.job_type]
     if wants.job_type not in candidate.job_types:
         return Obstacle.JOB_TYPE_NOT_SERVED
-    if wants.model is not None and all(model.name != wants.model for model in candidate.models):
+    if wants.model is not None and not serves(candidate.models, wants.model, wants.job_type):
         failed = wants.model in candidate.failing_models
         return Obstacle.SELF_TEST_FAILED if failed else Obstacle.MODEL_NOT_SERVED
     if wants.image is not None and not allows(candidate.image_patterns, wants.image):
@@ -212,6 +220,11 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     ):
         return Obstacle.VALUE_AT_RISK
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
+
+
+def serves(models: Iterable[Model], name: str, kind: JobType) -> bool:
+    """Whether one of the models is the one of a job, and serves jobs of its type."""
+    return any(model.name == name and model.serves(kind) for model in models)
 
 
 def reaches(standing: Standing, wants: Wants) -> bool:

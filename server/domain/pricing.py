@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from server.domain.jobs import NEED_IMAGE, JobType
+from server.domain.jobs import BY_TOKENS, NEED_IMAGE, JobType
 from server.domain.money import MICROS, SAR, micros, text, whole_halala
 
 K = TypeVar("K")
@@ -27,6 +27,7 @@ RATE_HALALA_PER_MINUTE: dict[JobType, int] = {
     JobType.BENCHMARK: 100,
     JobType.CUSTOM_CONTAINER: 100,
     JobType.VLLM_SERVE: 200,
+    JobType.EMBEDDINGS: 100,
 }
 PROVIDER_PERCENT = 75
 MS_PER_HOUR = 3_600_000
@@ -151,7 +152,7 @@ class Prices:
 
     def of(self, kind: JobType, model: str | None, gpu_model: str | None, gpus: int = 1) -> Price | None:
         """The price of such a job; None if there is none."""
-        if kind is JobType.LLM_INFERENCE and (by_tokens := self.tokens.get(model or "")) is not None:
+        if kind in BY_TOKENS and (by_tokens := self.tokens.get(model or "")) is not None:
             return by_tokens
         if kind in NEED_IMAGE and (per_hour := self.gpu_hours.get(gpu_model or "")) is not None:
             return TimePrice(per_hour * gpus)

@@ -35,6 +35,8 @@ class Purpose:
     """When its reads are interrupted, on the event loop's clock; None if the caller waits for ever."""
     may_grow: bool = False
     """Its reads grow with what is stored: they run apart from the short ones."""
+    has_written: bool = False
+    """A transaction of the call took effect: no later fault may be told as if nothing was done."""
     is_over: bool = False
     """The call has ended. What it left running reads as if there were no call."""
 
@@ -49,11 +51,11 @@ def present() -> Purpose | None:
 
 
 @contextmanager
-def reading_for(purpose: Purpose) -> Iterator[None]:
+def reading_for(purpose: Purpose) -> Iterator[Purpose]:
     """Sets the purpose of the reads in this block."""
     token = _present.set(purpose)
     try:
-        yield
+        yield purpose
     finally:
         purpose.is_over = True
         _present.reset(token)

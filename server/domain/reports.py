@@ -12,7 +12,7 @@ from typing import Any
 
 from server.domain.jobs import CHARGED, NEED_IMAGE, FailureReason, Job, JobType
 from server.domain.leases import FinishReport, RunOutcome
-from server.domain.tokens import choices, max_tokens, most_prompt
+from server.domain.tokens import choices, is_too_long, max_tokens, most_prompt
 
 # Only a run in a container can end so; so can nothing that a daemon reports be the server's own deadline.
 _ONLY_IN_CONTAINERS = frozenset(
@@ -46,8 +46,10 @@ class Facts:
     """From the receipt of its start to that of its end."""
     context_tokens: int = 0
     """The context of its model, as its provider announced it; 0 if that is not known."""
-    written_bytes: int = 0
-    """What it wrote, as the server stored it."""
+    written: int = 0
+    """What it wrote, as the server stored it: bytes, or vectors."""
+    problem: str = ""
+    """Why what it wrote cannot be the result, as a sentence; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ def believe(report: FinishReport, job: Job, facts: Facts) -> Belief:
         if not _is_possible(reason, job, facts):
             claim = f"its daemon reported {reason.value}, with which this job cannot end"
         return Belief(FailureReason.IMPOSSIBLE_REPORT if claim else reason, claim, usage)
-    if report.outcome is RunOutcome.CANCELLED and not job.cancel_requested:
+    if report.outcome is RunOutcome.SUCCEEDED and facts.problem:
+        claim = facts.problem
+    elif report.outcome is RunOutcome.CANCELLED and not job.cancel_requested:
         claim = "its daemon cancelled it, and nobody had asked for that"
     return Belief(FailureReason.IMPOSSIBLE_REPORT if claim else None, claim, usage)
 
@@ -88,7 +92,7 @@ def is_charged(reason: FailureReason, job: Job) -> bool:
 
 def _is_possible(reason: FailureReason, job: Job, facts: Facts) -> bool:
     if reason is FailureReason.PROMPT_TOO_LONG and facts.context_tokens:
-        return most_prompt(job.spec) + max_tokens(job.spec) > facts.context_tokens
+        return is_too_long(job.spec, facts.context_tokens)
     if reason is FailureReason.BAD_PARAMS and job.job_type is JobType.LLM_INFERENCE:
         return not _params(job).keys() <= _BARE
     if reason is FailureReason.CANCELLED:
@@ -112,7 +116,8 @@ def _bounded(report: FinishReport, job: Job, facts: Facts) -> tuple[dict[str, An
     usage = {name: value for name, value in report.usage.items() if name != "bounded"}
     completion = int(usage.get("completion_tokens", 0))
     # A token has at least a byte, and one more ends the answer. Of a truncated output not all was relayed.
-    written = completion if report.output_truncated else facts.written_bytes + choices(job.spec)
+    answers = choices(job.spec)
+    written = completion if report.output_truncated else facts.written + answers if answers else 0
     prompt = most_prompt(job.spec)
     most = {
         "prompt_tokens": prompt,

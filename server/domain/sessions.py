@@ -51,6 +51,7 @@ from server.domain.messages import (
     LeaseDirective,
     OfferReply,
     OutputAck,
+    Preparing,
     ServerMessage,
     Started,
     Unreadable,
@@ -148,6 +149,8 @@ class ServerSession:
         match message:
             case OfferReply():
                 return self._offer_reply(message)
+            case Preparing():
+                return self._preparing(message)
             case Started():
                 return self._started(message)
             case Chunk():
@@ -184,9 +187,9 @@ class ServerSession:
             case JobOffer(offer):
                 held = _Held(offer.lease, LeaseState.OFFERED, offer.output_limit_bytes)
                 self._held[_key(offer.lease)] = held
-            case CancelRun(lease):
+            case CancelRun(lease, keep_files):
                 known = self._held.get(_key(lease))
-                return CancelRun(known.ref) if known is not None else None
+                return CancelRun(known.ref, keep_files) if known is not None else None
         return message
 
     def advanced(self, lease: LeaseRef, state: LeaseState) -> None:
@@ -253,6 +256,12 @@ class ServerSession:
         if reply.accepted and reply.started and held.state is LeaseState.ACCEPTED:
             return Started(reply.lease)
         return reply if held.state is LeaseState.OFFERED else None  # a repeated reply changes nothing
+
+    def _preparing(self, preparing: Preparing) -> Effect:
+        """It only informs, so what comes too late or too early changes nothing."""
+        held = self._find(preparing.lease)
+        is_wanted = held is not None and held.state is LeaseState.ACCEPTED and preparing.step is not None
+        return preparing if is_wanted else None
 
     def _started(self, started: Started) -> Effect:
         held = self._find(started.lease)

@@ -53,6 +53,17 @@ _JOB_DESCRIPTIONS = {
 DAY_MS = 24 * 60 * 60 * 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From the first day to the last one, as far as they are set."""
+
+    first_day: int | None = None
+    last_day: int | None = None
+
+
+EVER = Period()
+
+
 def day_of(at_ms: int) -> int:
     """The number of the day that contains a time, counted from 0 on 1 January 1970."""
     return at_ms // DAY_MS

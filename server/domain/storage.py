@@ -1,7 +1,7 @@
 """Storage: how long the texts of ended jobs are kept, and how many bytes one account may have kept.
 
-A renter's bytes are the requests of its jobs (prompts, parameters, input files) and the files that they left.
-A provider's bytes are the files that its runs left. Pure.
+A renter's bytes are the requests of its jobs (prompts, parameters, input files), the files that they left,
+and the inputs that it uploaded. A provider's bytes are the files that its runs left. Pure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StorageLimits:
 
     def check_renter(self, stored_bytes: int, more_bytes: int) -> None:
         """Raises RENTER_STORAGE_FULL if ``more_bytes`` exceed what is kept for a renter."""
-        what = "requests and files for this account"
+        what = "requests, inputs and files for this account"
         _check(Reason.RENTER_STORAGE_FULL, what, stored_bytes, more_bytes, self.renter_bytes)
 
     def check_provider(self, stored_bytes: int, more_bytes: int) -> None:
@@ -43,9 +43,11 @@ def _check(reason: Reason, what: str, stored_bytes: int, more_bytes: int, limit:
         raise DomainError(
             reason,
             f"the marketplace keeps {stored_bytes} bytes of {what}, and {more_bytes} more are over the "
-            f"{limit} that it may have; wait until older ones are deleted, or write to the operator",
+            f"{limit} that it may have: {max(0, limit - stored_bytes)} bytes are free; "
+            "wait until older ones are deleted, or write to the operator",
             stored_bytes=stored_bytes,
             stored_bytes_limit=limit,
+            free_bytes=max(0, limit - stored_bytes),
         )
 
 

@@ -41,6 +41,27 @@ class Weekday(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How some rates are spread, in halala per minute: each figure is one of them."""
+
+    count: int
+    lowest: int
+    lower_quartile: int
+    median: int
+    upper_quartile: int
+    highest: int
+
+
+def spread(rates: Iterable[int]) -> Spread | None:
+    """The least rates that none, a quarter, half, three quarters and all of some do not exceed."""
+    ordered = sorted(rates)
+    if not ordered:
+        return None
+    count = len(ordered)
+    return Spread(count, *(ordered[max(0, -(-count * part // 4) - 1)] for part in range(5)))
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Hours that begin on each of these days; an end that is not after the start is on the next day."""
 

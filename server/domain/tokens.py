@@ -28,8 +28,21 @@ def max_tokens(spec: Mapping[str, Any]) -> int:
 
 
 def choices(spec: Mapping[str, Any]) -> int:
-    """How many answers are wanted."""
-    return int(spec.get("chat", {}).get("choices", 1))
+    """How many answers are wanted; 0 where texts are embedded: the model writes nothing."""
+    return int((carried(spec) or {}).get("choices", 1))
+
+
+def carried(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a job carries in the form of another API: a conversation, or texts to embed; None for others."""
+    found: Mapping[str, Any] | None = spec.get("chat") or spec.get("embeddings")
+    return found
+
+
+def is_too_long(spec: Mapping[str, Any], context_tokens: int) -> bool:
+    """Whether a text, or a prompt and its answer, may not fit into a context of so many tokens."""
+    if (texts := spec.get("embeddings")) is not None:
+        return int(texts["longest_bytes"]) + MESSAGE_TOKENS > context_tokens
+    return most_prompt(spec) + max_tokens(spec) > context_tokens
 
 
 def most_prompt(spec: Mapping[str, Any]) -> int:
@@ -43,11 +56,16 @@ def paid(spec: Mapping[str, Any]) -> Counts:
     return Counts(prompt, max_tokens(spec))
 
 
-def billed(spec: Mapping[str, Any], usage: Mapping[str, Any] | None, output_bytes: int) -> Counts:
-    """The tokens of a run that are paid for; without a report, by the size of what it wrote."""
+def billed(spec: Mapping[str, Any], usage: Mapping[str, Any] | None, written: int) -> Counts:
+    """The tokens of a run that are paid for; without a report, by what it wrote: bytes, or vectors."""
     most = paid(spec)
+    if (texts := spec.get("embeddings")) is not None:
+        share = int(texts["likely_tokens"]) * min(written, int(texts["turns"])) // int(texts["turns"])
+        counted = usage or {}
+        prompt = min(most.prompt, int(counted.get("prompt_tokens", 0)) or share)
+        return Counts(prompt, 0, min(prompt, int(counted.get("cached_tokens", 0))))
     if usage is None or not usage.get("completion_tokens"):
-        return Counts(0, min(most.completion, -(-output_bytes // BYTES_A_TOKEN)))
+        return Counts(0, min(most.completion, -(-written // BYTES_A_TOKEN)))
     prompt = min(most.prompt, int(usage.get("prompt_tokens", 0)))
     cached = min(prompt, int(usage.get("cached_tokens", 0)))
     return Counts(prompt, min(most.completion, int(usage["completion_tokens"])), cached)
@@ -59,8 +77,8 @@ def with_max_tokens(spec: Mapping[str, Any], most: int) -> dict[str, Any]:
 
 
 def _prompt(spec: Mapping[str, Any], template: int, each: int, medium: int) -> int:
-    if (chat := spec.get("chat")) is not None:
-        return int(chat["text_bytes"]) + template + each * int(chat["turns"]) + medium * int(chat["media"])
+    if (given := carried(spec)) is not None:
+        return int(given["text_bytes"]) + template + each * int(given["turns"]) + medium * int(given["media"])
     params = _params(spec)
     messages = params.get("messages", [])
     texts = [params.get("prompt", ""), *(message.get("content", "") for message in messages)]

@@ -7,6 +7,7 @@ removing a row from a table removes that write. This module does not know jobs, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -24,9 +25,21 @@ class Transitions(Generic[State, Event]):
         """The state that ``event`` leads to from ``state``; None if it is not allowed."""
         return self.rows.get((state, event))
 
-    def sources(self, event: Event) -> list[State]:
-        """The states in which ``event`` may happen."""
-        return [state for state, known in self.rows if known is event and state is not None]
+    def sources(self, *events: Event) -> list[State]:
+        """The states in which these events may happen, one after the other."""
+        return list(self._paths(events))
+
+    def _paths(self, events: Sequence[Event]) -> dict[State, State | None]:
+        """The states in which these events may happen, each with the state that they lead to."""
+        first, *then = events
+        reached = {state: target for (state, known), target in self.rows.items() if known is first and state}
+        for event in then:
+            reached = {
+                state: self.rows[after, event]
+                for state, after in reached.items()
+                if (after, event) in self.rows
+            }
+        return reached
 
     def moves(self, event: Event) -> dict[State | None, list[State]]:
         """The states that ``event`` leads to, each with the states that it leads there from."""
@@ -36,9 +49,9 @@ class Transitions(Generic[State, Event]):
                 found.setdefault(target, []).append(state)
         return found
 
-    def target(self, event: Event) -> State | None:
-        """The state that ``event`` leads to, for events with only one target."""
-        (target,) = self.moves(event) or (None,)
+    def target(self, *events: Event) -> State | None:
+        """The state that these events lead to, one after the other, if it is only one."""
+        (target,) = set(self._paths(events).values()) or {None}
         return target
 
     def first(self, event: Event) -> State:

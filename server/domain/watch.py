@@ -18,7 +18,8 @@ from typing import NamedTuple, TypeAlias
 
 from server.domain.errors import DomainError, invalid_field
 from server.domain.jobs import FINAL, Job, JobState, JobType
-from server.domain.leases import MAX_CHUNK_BYTES, Channel, Lease, LeaseOutcome
+from server.domain.leases import MAX_CHUNK_BYTES, Channel, Lease, LeaseOutcome, LeaseState
+from server.domain.preparations import Preparation
 
 HEADER = "Last-Event-ID"
 PIECE_BYTES = 8 * 1024
@@ -109,7 +110,7 @@ class End:
     texts_removed: bool
 
 
-Kind: TypeAlias = StateChange | BeginsAnew | Text | File | End
+Kind: TypeAlias = StateChange | BeginsAnew | Preparation | Text | File | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,11 @@ class Seen:
     @property
     def is_image(self) -> bool:
         """Whether the output is no text."""
-        job = self.job
-        return job.job_type is JobType.IMAGE_GENERATION or job.content_type.startswith("image/")
+        return _is_image(self.job)
+
+
+def _is_image(job: Job) -> bool:
+    return job.job_type is JobType.IMAGE_GENERATION or job.content_type.startswith("image/")
 
 
 def event_id(job_id: str, cursor: Cursor) -> str:
@@ -175,6 +179,17 @@ def check(cursor: Cursor, seen: Seen) -> None:
     """Raises INVALID_FIELD for a cursor that no event of the job has led to."""
     if not _is_possible(cursor, seen):
         raise _refused("is the id of an event that has not happened")
+
+
+def shown_events(
+    cursor: Cursor, job: Job, lease_epoch: int, channel: Channel, seq: int, data: bytes
+) -> list[Event]:
+    """The events of a chunk for a reader that has all that comes before it; none for any other."""
+    is_running = cursor.lease_epoch == lease_epoch and cursor.step in (Step.STARTED, Step.CANCEL_REQUESTED)
+    is_text = channel is Channel.LOG or not _is_image(job)
+    if not (is_running and is_text and cursor.place(channel) == Place(seq)):
+        return []
+    return list(text_events(cursor, channel, [(seq, data)], is_last=False, most_bytes=PAGE_BYTES))
 
 
 def state_events(cursor: Cursor, seen: Seen) -> Iterator[Event]:
@@ -315,10 +330,12 @@ def _is_possible(cursor: Cursor, seen: Seen) -> bool:
         Step.BEGINS_ANEW: lease.ended_ms is not None,
         Step.QUEUED_AGAIN: lease.ended_ms is not None,
     }
+    # A chunk is shown while it is stored (``shown_events``): of a run, one more than is stored may be known.
+    shown = 1 if lease.state is LeaseState.RUNNING else 0
     return (
         reached.get(step, True)
-        and _is_reached(cursor.output, lease.output_through_seq)
-        and _is_reached(cursor.log, lease.log_through_seq)
+        and _is_reached(cursor.output, lease.output_through_seq + shown)
+        and _is_reached(cursor.log, lease.log_through_seq + shown)
     )
 
 

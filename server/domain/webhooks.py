@@ -25,6 +25,10 @@ MAX_RETRY_AFTER_SECONDS = 600
 """A longer ``Retry-After`` counts as this."""
 MAX_SECRETS = 10
 """At most this many secrets of a webhook sign: the newest, and older ones in their grace period."""
+OPERATORS = 0
+"""The owner of the operators' webhook; every other owner is a renter, by its id."""
+STANDARD_SINCE = "@1795824000"
+"""Since when the headers that Standard Webhooks replaces are deprecated (RFC 9745): 2026-11-28."""
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, not a secret
 # Statuses by which an address speaks of itself, and not of the event.
 _BUSY = (429, 503)
@@ -44,6 +48,13 @@ class WebhookEvent(StrEnum):
     DISPUTE_DECIDED = "dispute.decided"
     KEY_RECOVERY_STARTED = "key.recovery_started"
     BUDGET_REACHED = "budget.reached"
+    INCIDENT_BEGAN = "incident.began"
+    INCIDENT_LASTS = "incident.lasts"
+    INCIDENT_ENDED = "incident.ended"
+    BATCH_COMPLETED = "batch.completed"
+    BATCH_FAILED = "batch.failed"
+    BATCH_EXPIRED = "batch.expired"
+    BATCH_CANCELLED = "batch.cancelled"
 
 
 class DeliveryStatus(StrEnum):

@@ -1,7 +1,8 @@
-"""The states of a withdrawal request, and what an operator may do in each (contract, 4).
+"""The states of a withdrawal request, and what an operator and the provider may do in each (contract, 4).
 
     pending --process--> processing --pay--> paid
     pending, processing --reject--> rejected
+    pending --cancel--> rejected: by the provider
 
 The amount of an open request is reserved; ``paid`` and ``rejected`` are final.
 """
@@ -23,6 +24,7 @@ class WithdrawalAction(StrEnum):
     PROCESS = "process"
     PAY = "pay"
     REJECT = "reject"
+    CANCEL = "cancel"
 
 
 OPEN = (WithdrawalState.PENDING, WithdrawalState.PROCESSING)
@@ -31,6 +33,7 @@ _NEXT = {
     (WithdrawalState.PROCESSING, WithdrawalAction.PAY): WithdrawalState.PAID,
     (WithdrawalState.PENDING, WithdrawalAction.REJECT): WithdrawalState.REJECTED,
     (WithdrawalState.PROCESSING, WithdrawalAction.REJECT): WithdrawalState.REJECTED,
+    (WithdrawalState.PENDING, WithdrawalAction.CANCEL): WithdrawalState.REJECTED,
 }
 
 

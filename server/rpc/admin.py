@@ -96,6 +96,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         page = await self._audit.entries(
             request.object or None,
             request.object_id or None,
+            request.actor.strip() or None,
             request.before_id or None,
             request.page_size,
         )

@@ -26,3 +26,15 @@ class ChatServicer(chats_pb2_grpc.ChatServiceServicer):
             idempotency_key=request.idempotency_key,
         )
         return pb.SubmitChatResponse(job=convert.job(job))
+
+    async def SubmitEmbeddings(
+        self, request: pb.SubmitEmbeddingsRequest, context: Context
+    ) -> pb.SubmitEmbeddingsResponse:
+        job = await self._chats.submit_embeddings(
+            caller().id,
+            caller().key_id,
+            request.model.strip(),
+            request.request,
+            idempotency_key=request.idempotency_key,
+        )
+        return pb.SubmitEmbeddingsResponse(job=convert.job(job))

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.images import ImageNameError, parse
+from server.domain import embeddings
 from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict
 from server.domain.comparison import Sort
 from server.domain.disputes import Dispute, DisputeState
@@ -21,6 +22,7 @@ from server.domain.errors import invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import SENTENCES, Verdict, VerdictReason
+from server.domain.inputs import AskedInput
 from server.domain.jobs import (
     FINAL,
     LOST_AFTER_SECONDS,
@@ -37,7 +39,8 @@ from server.domain.leases import LeaseOutcome
 from server.domain.ledger import too_large
 from server.domain.levels import Standing, Unasked
 from server.domain.money import MAX_BALANCE_HALALA, micros, whole_halala, whole_or_none
-from server.domain.placement import Obstacle
+from server.domain.placement import Model, Obstacle
+from server.domain.preparations import Preparation, PreparationStep
 from server.domain.pricing import Price, TimePrice, sar, whole_shares
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
@@ -46,6 +49,7 @@ from server.domain.standing import SENTENCES as STANDING_SENTENCES
 from server.domain.standing import StandingReason
 from server.rpc.enums import enum_map, member_map
 from server.services.explain import Attempt, Considered, Explanation
+from server.store.leases import MissedOffer
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
 from server.store.standing import StandingRow
@@ -61,6 +65,8 @@ _FAILURE_REASONS = member_map(FailureReason, jobs_pb2.FailureReason)
 _CONDITIONS = enum_map(JobCondition, jobs_pb2.JobCondition)
 _OBSTACLES = enum_map(Obstacle, jobs_pb2.Obstacle)
 _OUTCOMES = enum_map(LeaseOutcome, jobs_pb2.AttemptOutcome)
+_PREPARATION_STEPS = enum_map(PreparationStep, jobs_pb2.PreparationStep)
+_STEP_OF = member_map(PreparationStep, jobs_pb2.PreparationStep)
 _WEIGHTS = enum_map(Weight, providers_pb2.AttemptWeight)
 NOTHING_KNOWN = Prospect()
 # An offered job still waits for its start: the offer may be refused, and the deadline still applies.
@@ -106,6 +112,14 @@ def dispute_state(number: int) -> DisputeState:
 
 def outcome(how: LeaseOutcome) -> jobs_pb2.AttemptOutcome.ValueType:
     return _OUTCOMES[how]
+
+
+def condition_number(condition: JobCondition) -> jobs_pb2.JobCondition.ValueType:
+    return _CONDITIONS[condition]
+
+
+def obstacle_number(obstacle: Obstacle) -> jobs_pb2.Obstacle.ValueType:
+    return _OBSTACLES[obstacle]
 
 
 def provider_status(status: ProviderStatus) -> providers_pb2.ProviderStatus.ValueType:
@@ -211,7 +225,7 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         duration_ms=round(request.duration_minutes * 60_000),
         provider_id=request.provider_id if request.HasField("provider_id") else None,
         model=request.params.model.strip() or None,
-        spec={"container_spec": plain(request.container_spec), "params": _params(request.params)},
+        spec=_spec(request),
         gpu_model=needs.gpu_model.strip() or None,
         min_vram_mib=min_vram or None,
         image=_image(request),
@@ -223,9 +237,27 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         lost_after_ms=1000 * _value_or(request, "lost_after_seconds", LOST_AFTER_SECONDS),
         wait_for_supply=request.wait_for_supply,
         quote_id=request.quote_id or None,
+        inputs=tuple(
+            AskedInput(asked.input_id, asked.artifact, asked.path, asked.unpack) for asked in request.inputs
+        ),
+        resume_from=request.resume_from or None,
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )
+
+
+def embedding_models(models: Iterable[Model]) -> list[str]:
+    """The names of those that make embeddings."""
+    return [model.name for model in models if model.serves(JobType.EMBEDDINGS)]
+
+
+def _spec(request: jobs_pb2.SubmitJobRequest) -> dict[str, Any]:
+    spec = {"container_spec": plain(request.container_spec), "params": _params(request.params)}
+    if request.job_type != jobs_pb2.JOB_TYPE_EMBEDDINGS:
+        return spec
+    # The text is in the request that is carried, once.
+    params = {name: value for name, value in spec["params"].items() if name == "model"}
+    return spec | {"params": params, "embeddings": embeddings.of_prompt(request.params.prompt).spec}
 
 
 def _unasked(request: jobs_pb2.SubmitJobRequest) -> Unasked | None:
@@ -391,7 +423,23 @@ def explanation(found: Explanation) -> jobs_pb2.ExplainJobResponse:
         providers=[_considered(provider) for provider in found.considered],
         attempts=[attempt(numbered) for numbered in found.attempts],
         failure_reason=_FAILURES[job.failure_reason] if job.failure_reason is not None else None,
+        preparation=preparation(found.preparation) if found.preparation is not None else None,
     )
+
+
+def preparation(found: Preparation) -> jobs_pb2.JobPreparation:
+    """How far a provider is before a run starts."""
+    return jobs_pb2.JobPreparation(
+        step=_PREPARATION_STEPS[found.step],
+        done_bytes=found.done_bytes,
+        total_bytes=found.total_bytes or None,
+        at=timestamp(found.at_ms),
+    )
+
+
+def preparation_step(number: int) -> PreparationStep | None:
+    """A step by its number; None for one that this server does not know."""
+    return _STEP_OF.get(number)
 
 
 def _considered(provider: Considered) -> jobs_pb2.ConsideredProvider:
@@ -434,6 +482,25 @@ def past_attempt(past: PastAttempt) -> providers_pb2.PastAttempt:
         started_at=timestamp(past.started_ms),
         ended_at=timestamp(past.ended_ms),
         run_seconds=past.run_ms / 1000 if past.run_ms is not None else None,
+    )
+
+
+def waiting_needs(kept_by: Obstacle, kind: JobType, needs: int) -> providers_pb2.WaitingNeeds:
+    """What waits now without a provider, as its owner sees it."""
+    return providers_pb2.WaitingNeeds(
+        obstacle=_OBSTACLES[kept_by], job_type=_JOB_TYPE_NUMBERS[kind], needs=needs
+    )
+
+
+def missed_offer(offer: MissedOffer) -> providers_pb2.MissedOffer:
+    """An offer that its provider did not take."""
+    return providers_pb2.MissedOffer(
+        job_id=offer.job_id,
+        job_type=_JOB_TYPE_NUMBERS[offer.job_type],
+        outcome=_OUTCOMES[offer.outcome],
+        message=offer.detail,
+        offered_at=timestamp(offer.offered_ms),
+        ended_at=timestamp(offer.ended_ms),
     )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any, TypeAlias, get_args
 
+from dcp.v1 import incidents_pb2
 from dcp.v1 import webhooks_pb2 as pb
 
 from common.json_form import message_writer
 from server.domain.disputes import Dispute, DisputeState
+from server.domain.incidents import Condition, Incident
 from server.domain.jobs import Bill, FailureReason, JobState, JobType
 from server.domain.money import whole_halala
 from server.domain.pricing import parse
 from server.domain.webhooks import WebhookEvent
-from server.rpc import convert
+from server.rpc import convert, incidents
 from server.rpc.enums import enum_map
 from server.store.webhooks import Delivery
 
@@ -24,8 +26,17 @@ Body: TypeAlias = (
     | pb.TestEvent
     | pb.DisputeEvent
     | pb.KeyRecoveryEvent
+    | incidents_pb2.IncidentEvent
+    | pb.BatchEvent
 )
+_OF_INCIDENTS = (WebhookEvent.INCIDENT_BEGAN, WebhookEvent.INCIDENT_LASTS, WebhookEvent.INCIDENT_ENDED)
 _OF_DISPUTES = (WebhookEvent.DISPUTE_OPENED, WebhookEvent.DISPUTE_DECIDED)
+_OF_BATCHES = (
+    WebhookEvent.BATCH_COMPLETED,
+    WebhookEvent.BATCH_FAILED,
+    WebhookEvent.BATCH_EXPIRED,
+    WebhookEvent.BATCH_CANCELLED,
+)
 _TYPES = enum_map(WebhookEvent, pb.WebhookEvent)
 _WRITERS = {each.DESCRIPTOR: message_writer(each.DESCRIPTOR) for each in get_args(Body)}
 
@@ -48,9 +59,15 @@ def _body(event: Delivery) -> Body:
         return pb.KeyRecoveryEvent(id=id_, type=kind, created_at=at, data=recovery)
     if event.event is WebhookEvent.BUDGET_REACHED:
         return pb.BudgetReachedEvent(id=id_, type=kind, created_at=at, data=_reached_budget(event.facts))
+    if event.event in _OF_INCIDENTS:
+        incident = Incident(**event.facts | {"condition": Condition(event.facts["condition"])})
+        data = incidents.message(incident)
+        return incidents_pb2.IncidentEvent(id=id_, type=kind, created_at=at, data=data)
     if event.event in _OF_DISPUTES:
         dispute = Dispute(**event.facts | {"state": DisputeState(event.facts["state"])})
         return pb.DisputeEvent(id=id_, type=kind, created_at=at, data=convert.dispute(dispute))
+    if event.event in _OF_BATCHES:
+        return pb.BatchEvent(id=id_, type=kind, created_at=at, data=_ended_batch(event.facts))
     return pb.JobEvent(id=id_, type=kind, created_at=at, data=_ended_job(event.facts))
 
 
@@ -58,6 +75,16 @@ def _reached_budget(facts: dict[str, Any]) -> pb.ReachedBudget:
     names = ("key_id", "budget", "budget_halala", "used_halala", "required_halala")
     values = {name: facts[name] for name in names}
     return pb.ReachedBudget(**values, resets_at=convert.timestamp(facts["ends_ms"]))
+
+
+def _ended_batch(facts: dict[str, Any]) -> pb.EndedBatch:
+    return pb.EndedBatch(
+        id=facts["batch_id"],
+        total=facts["lines"],
+        completed=facts["completed"],
+        failed=facts["failed"],
+        charged_halala=whole_halala(facts["charged_micros"]),
+    )
 
 
 def _ended_job(facts: dict[str, Any]) -> pb.EndedJob:

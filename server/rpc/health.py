@@ -47,6 +47,8 @@ class ServerHealth(health_aio.HealthServicer):  # type: ignore[misc]
         """Asks the database, and reports what is new. A hanging database is asked only once at a time."""
         if self._pending is None or self._pending.done():
             self._pending = asyncio.ensure_future(self._probe())
+            # One that fails after the wait was told already: its error is nobody's any more.
+            self._pending.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
         asked = self._pending
         done, _ = await asyncio.wait({asked}, timeout=PROBE_SECONDS)
         await self._report(asked.exception() if done else TimeoutError())

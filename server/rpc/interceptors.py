@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 from weakref import WeakValueDictionary
 
 import grpc
@@ -19,14 +19,20 @@ from dcp.v1 import options_pb2, sessions_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 
-from server.domain.errors import DomainError, Reason
+from common import logs, tracing
+from common.telemetry import OFF, Telemetry
+from common.tracing import Traces
+from server.domain.errors import DomainError, Reason, outcome_unknown
 from server.domain.keys import Scope
+from server.domain.operators import OperatorRole, refuse_role
 from server.domain.reads import Purpose, end_of_reads, reading_for
 from server.rpc.addresses import Addresses
 from server.rpc.context import Context
 from server.rpc.enums import member_map
 from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
+from server.rpc.measures import Measures, NoteCall
+from server.rpc.traced import Traced
 from server.rpc.validate import validate
 from server.services.keys import ADMIN, Caller, Credentials
 from server.services.operators.audit import Operator
@@ -41,8 +47,12 @@ _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_ADMIN: ADMIN,
 }
 _SCOPES = member_map(Scope, options_pb2.Scope)
-_A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "the admin token"}
+_OPERATOR_ROLES = member_map(OperatorRole, options_pb2.OperatorRole)
+_A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "an operator's key"}
+# Their texts say that nothing was changed.
+_SAY_NOTHING_CHANGED = (Reason.STORE_UNAVAILABLE, Reason.OVERLOADED)
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
+ACCOUNT_HEADER = "x-account"
 SAY_WHY_SECONDS = 1.0
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
@@ -59,8 +69,8 @@ def caller_address() -> str:
 
 
 def operator(context: Context) -> Operator:
-    """The operator behind the current call. Use it only in methods that admit operators."""
-    return Operator(caller().role, request_id(context))
+    """The operator whose credential the current call has. Use it only in methods that admit operators."""
+    return Operator(caller().name, request_id(context))
 
 
 class Authentication(grpc.aio.ServerInterceptor):
@@ -77,9 +87,16 @@ class Authentication(grpc.aio.ServerInterceptor):
         limits: RateLimits,
         addresses: Addresses,
         note_unknown: Callable[[str, str], None],
+        note_call: NoteCall,
+        telemetry: Telemetry = OFF,
+        traces: Traces = tracing.OFF,
     ) -> None:
-        """``note_unknown`` gets each credential that no account has, and the address that sent it."""
+        """``note_unknown`` gets each credential that no account has, and the address that sent it;
+        ``note_call`` gets each call with one answer when it has ended.
+        """
         self._note_unknown = note_unknown
+        self._measures = Measures(telemetry, note_call)
+        self._traced = Traced(traces, self._is_gateway)
         self._keys = keys
         self._limits = limits
         self._addresses = addresses
@@ -94,8 +111,11 @@ class Authentication(grpc.aio.ServerInterceptor):
             handler = await continuation(details)
             if handler is None:
                 return handler
-            wrap = self._wrap_open if method.startswith(_OPEN_SERVICES) else self._wrap
-            self._wrapped[method] = wrap(method, handler)
+            is_open = method.startswith(_OPEN_SERVICES)
+            wrapped = (self._wrap_open if is_open else self._wrap)(method, handler)
+            # Probes of health come every few seconds and say nothing.
+            traced = wrapped if is_open else self._traced.of(method, wrapped)
+            self._wrapped[method] = self._measures.of(method, traced)
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Any) -> Any:
@@ -147,7 +167,17 @@ class Authentication(grpc.aio.ServerInterceptor):
             yield request
 
     def _address(self, context: Context) -> str:
-        return self._addresses.of(context.peer(), context.invocation_metadata())
+        return self._addresses.of(
+            context.peer(), context.invocation_metadata(), is_certified=self._is_certified(context)
+        )
+
+    def _is_certified(self, context: Context) -> bool:
+        """Whether the call comes from a gateway, where these need a certificate; else from anywhere."""
+        return not self._addresses.needs_certificate or bool(context.peer_identities())
+
+    def _is_gateway(self, context: Context) -> bool:
+        """Whether a gateway calls: from where they are and, where they need one, with a certificate."""
+        return self._is_certified(context) and self._addresses.is_gateway(context.peer())
 
     def unary(self, method: str, inner: Any) -> Any:
         """Wraps a method with one request; a method with many answers writes them to the context."""
@@ -157,8 +187,13 @@ class Authentication(grpc.aio.ServerInterceptor):
             try:
                 await self._admit(rule, context)
                 validate(request)
-                with reading_for(self._purpose(rule, context)):
-                    return await inner(request, context)
+                with reading_for(self._purpose(rule, context)) as purpose:
+                    try:
+                        return await inner(request, context)
+                    except DomainError as error:
+                        if purpose.has_written and error.reason in _SAY_NOTHING_CHANGED:
+                            raise outcome_unknown() from error
+                        raise
             except Exception as error:
                 await _abort(method, error, context)
 
@@ -189,6 +224,8 @@ class Authentication(grpc.aio.ServerInterceptor):
 
     async def _admit(self, rule: Rule, context: Context) -> None:
         metadata = context.invocation_metadata()
+        if given := _given_id(context):
+            logs.begin_request(given)
         address = self._address(context)
         _address.set(address)
         self._limits.count_call(rule.rate, address)
@@ -196,7 +233,7 @@ class Authentication(grpc.aio.ServerInterceptor):
             return
         names = rule.names
         if names == {ADMIN}:
-            self._keys.require_admin_configured()
+            await self._keys.require_admin_configured()
         credential = find_credential(metadata)
         if credential is None:
             raise DomainError(
@@ -210,9 +247,18 @@ class Authentication(grpc.aio.ServerInterceptor):
                 Reason.WRONG_ROLE,
                 f"this needs {_or(_A_KEY[name] for name in names)}, not {_A_KEY[found.role]}",
             )
+        if found.role == ADMIN and not self._is_certified(context):
+            raise DomainError(
+                Reason.WRONG_ROLE,
+                "operators' calls are accepted only from gateways with a certificate (DCP_GATEWAY_LISTEN)",
+            )
         self._limits.count_caller(found)
+        if found.operator is not None:
+            refuse_role(found.operator, rule.operator)
         _refuse_scope(rule, found)
         _caller.set(found)
+        # For the gateway's log, which knows only credentials.
+        context.set_trailing_metadata(((ACCOUNT_HEADER, f"{found.role}:{found.id}"),))
 
     async def _identify(self, credential: str, address: str) -> Caller:
         """The caller: a valid credential passes from every address.
@@ -261,9 +307,25 @@ async def _abort(method: str, error: Exception, context: Context, *, says_why: b
             "the server failed unexpectedly; try again, or report the request_id to the operator",
             request_id=number,
         )
+    else:
+        log.debug("refused a call method=%s reason=%s", method, error.reason.value)
+    tracing.note("error.type", error.reason.value)
     if says_why:
         await _say_why(context, error)
-    await context.abort_with_status(to_status(error))
+    status = to_status(error)
+    known = tuple(context.trailing_metadata() or ())
+    if known:
+        ended = _Ended(status.code, status.details, (*status.trailing_metadata, *known))
+        status = cast(grpc.Status, ended)
+    await context.abort_with_status(status)
+
+
+class _Ended(NamedTuple):
+    """A status with further metadata."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 def _is_session(method: str) -> bool:
@@ -295,6 +357,8 @@ class Rule:
     """A sub-key needs any of them; if empty, only main keys may call it."""
     may_grow: bool = False
     """What it reads grows with what is stored."""
+    operator: OperatorRole = OperatorRole.ADMIN
+    """The least role of an operator that may call it."""
 
 
 def rule_of(method: str) -> Rule:
@@ -302,7 +366,14 @@ def rule_of(method: str) -> Rule:
     options = _method(method).GetOptions().Extensions[options_pb2.method]
     names = frozenset(_ROLE_NAMES[role] for role in options.roles if role in _ROLE_NAMES)
     scopes = frozenset(_SCOPES[scope] for scope in options.scopes if scope in _SCOPES)
-    return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate, scopes, options.may_grow)
+    return Rule(
+        names,
+        options_pb2.ROLE_PUBLIC in options.roles,
+        options.rate,
+        scopes,
+        options.may_grow,
+        _OPERATOR_ROLES.get(options.operator_role, OperatorRole.ADMIN),
+    )
 
 
 def _method(method: str) -> MethodDescriptor:
@@ -332,10 +403,13 @@ def find_credential(metadata: Any) -> str | None:
 
 def request_id(context: Context) -> str:
     """The id of the request from its ``x-request-id``, which the gateway sets; a new id without it."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id":
-            return str(value)[:64]
-    return secrets.token_hex(8)
+    return _given_id(context) or secrets.token_hex(8)
+
+
+def _given_id(context: Context) -> str:
+    """The id that the caller gave to the request; empty without a valid one."""
+    given = (str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id")
+    return next(filter(logs.is_request_id, given), "")
 
 
 def _header(role: str) -> str:

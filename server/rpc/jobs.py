@@ -10,12 +10,14 @@ from dcp.v1 import jobs_pb2_grpc
 
 from server.domain import chats
 from server.domain.errors import DomainError, Reason, invalid_field
-from server.domain.jobs import FINAL, JobState
+from server.domain.jobs import FINAL, JobState, JobType
 from server.rpc import convert, watch
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
+from server.services.explain import with_preparation
 from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN, PROVIDER
+from server.services.preparations import Preparations
 from server.services.quotes import Offer, Quoted, Quotes
 from server.services.watch import Watches
 
@@ -25,7 +27,8 @@ STALLED_SECONDS = 60.0
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
-    def __init__(self, jobs: Jobs, quotes: Quotes, watches: Watches) -> None:
+    def __init__(self, jobs: Jobs, quotes: Quotes, watches: Watches, preparations: Preparations) -> None:
+        self._preparations = preparations
         self._jobs = jobs
         self._quotes = quotes
         self._watches = watches
@@ -90,11 +93,12 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
                     await _send(context, watch.response(job_id, event, for_provider=is_providers))
 
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
-        return convert.explanation(await self._jobs.explain(caller(), request.job_id))
+        found = await self._jobs.explain(caller(), request.job_id)
+        return convert.explanation(with_preparation(found, self._preparations.of(found.job)))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         by = operator(context) if caller().role == ADMIN else None
-        job = await self._jobs.cancel(caller(), request.job_id, by)
+        job = await self._jobs.cancel(caller(), request.job_id, by, keep_files=request.keep_files)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
 
 
@@ -162,6 +166,10 @@ def _output(output: Output) -> pb.GetJobOutputResponse:
     answer.availability = pb.OUTPUT_AVAILABILITY_READY
     answer.truncated = job.output_truncated
     answer.partial = job.state is not JobState.COMPLETED
+    if job.job_type is JobType.EMBEDDINGS:
+        answer.content_type, answer.type = chats.CONTENT_TYPE, "embeddings"
+        answer.chunks = output.data.decode("utf-8", errors="replace")
+        return answer
     if job.content_type == chats.CONTENT_TYPE:
         answer.content_type, answer.type = DEFAULT_CONTENT_TYPE, "text"
         answer.response = chats.said(output.data)

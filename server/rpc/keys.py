@@ -8,7 +8,7 @@ from dcp.v1 import keys_pb2 as pb
 from dcp.v1 import keys_pb2_grpc, options_pb2
 
 from server.domain.budgets import FIELDS, KeyLimits, Period
-from server.domain.errors import invalid_field
+from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.keys import Scope
 from server.domain.money import micros, whole_halala
 from server.rpc import convert
@@ -73,6 +73,12 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         )
 
     async def _rotate(self, request: pb.RotateRenterKeyRequest | pb.RotateProviderKeyRequest) -> Rotation:
+        if caller().is_log_in:  # whoever reads the account's mail must wait for a new key, see docs/decisions
+            raise DomainError(
+                Reason.MAIN_KEY_NEEDED,
+                "a new main key needs the present one, not a log-in; if it is lost, ask for a code at "
+                "POST /api/accounts/lost-key",
+            )
         return await self._ring.rotate(caller().role, caller().id, request.grace_seconds)
 
 

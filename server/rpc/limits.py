@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dcp.v1 import options_pb2
 
 from common.addresses import SITE_FACTOR, site
+from server.bus import Bus, Topic
+from server.bus.local import LocalBus
 from server.clock import Clock
 from server.domain.errors import DomainError, Reason
 from server.domain.limits import MAX_OPEN_STREAMS, AddressBuckets, Buckets, Limits, Shortage
@@ -19,13 +21,20 @@ from server.services.keys import Caller
 _REGISTRATION = options_pb2.RATE_CLASS_REGISTRATION
 _DAEMON = options_pb2.RATE_CLASS_DAEMON
 STREAMS_RETRY_SECONDS = 30
+LONGEST_ADDRESS = 64
 
 
 class RateLimits:
-    """Token buckets by address and by account, in memory: each server process counts for itself."""
+    """Token buckets by address and by account, in memory.
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    Each server counts for itself what only protects itself; open jobs and budgets are in the database.
+    Unknown keys are told by the bus, so that more servers are no more guesses.
+    """
+
+    def __init__(self, limits: Limits, clock: Clock, bus: Bus | None = None) -> None:
         self._clock = clock
+        self._bus = bus or LocalBus()
+        self._bus.listen(Topic.GUESS, self._hear_of_guesses)
         self._addresses = AddressBuckets(limits.address_per_minute)
         self._accounts = Buckets(limits.key_per_minute)
         self._registrations = AddressBuckets(limits.registrations_per_minute)
@@ -88,8 +97,14 @@ class RateLimits:
                     del self._streams[name]
 
     def count_failed_key(self, address: str) -> None:
-        """Counts an unknown credential from this address."""
+        """Counts an unknown credential from this address, at every server."""
         self._failed_keys.take(address, self._clock.now())
+        self._bus.publish(Topic.GUESS, [address])
+
+    def _hear_of_guesses(self, addresses: frozenset[str]) -> None:
+        for address in addresses:
+            if len(address) <= LONGEST_ADDRESS:
+                self._failed_keys.take(address, self._clock.now())
 
     def refusal_of_guesses(self, address: str) -> DomainError | None:
         """The refusal of an address that sent too many unknown credentials; None for any other."""

@@ -10,6 +10,7 @@ from dcp.v1 import models_pb2 as pb
 from common.nearest import did_you_mean
 from server.domain import dollars
 from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobType
 from server.domain.pricing import Price, TokenPrice
 from server.rpc import convert
 from server.rpc.context import Context
@@ -20,6 +21,7 @@ _PARAMETERS = (
     *("temperature", "top_p", "max_tokens", "stop", "seed"),
     *("presence_penalty", "frequency_penalty", "response_format"),
 )
+_OUTPUTS = {JobType.LLM_INFERENCE: "text", JobType.EMBEDDINGS: "embeddings"}
 _MAX_TOKENS = int(
     jobs_pb2.JobParams.DESCRIPTOR.fields_by_name["max_tokens"]
     .GetOptions()
@@ -63,6 +65,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 def _entry(listed: Listed, rate: Decimal) -> pb.ServedModelEntry:
     model = listed.model
     owner, slash, _ = model.name.partition("/")
+    writes = JobType.LLM_INFERENCE in model.kinds
     return pb.ServedModelEntry(
         id=model.name,
         object="model",
@@ -70,11 +73,11 @@ def _entry(listed: Listed, rate: Decimal) -> pb.ServedModelEntry:
         owned_by=owner if slash else "dcp",
         name=model.name,
         input_modalities=["text"],
-        output_modalities=["text"],
+        output_modalities=[_OUTPUTS[kind] for kind in model.kinds],
         context_length=model.context_tokens or None,
-        max_output_length=min(model.context_tokens, _MAX_TOKENS) or None,
+        max_output_length=(min(model.context_tokens, _MAX_TOKENS) or None) if writes else None,
         pricing=_by_tokens(listed.price, rate) if isinstance(listed.price, TokenPrice) else None,
-        supported_sampling_parameters=_PARAMETERS,
+        supported_sampling_parameters=_PARAMETERS if writes else (),
         type="model",
         display_name=model.name,
         created_at=convert.timestamp(model.since_ms),

@@ -9,9 +9,10 @@ from google.protobuf.json_format import ParseDict
 from server.domain import chats
 from server.domain.money import whole_halala
 from server.domain.providers import AccountState
-from server.rpc import convert
+from server.rpc import batches, convert
 from server.rpc.artifacts import artifact
 from server.rpc.context import Context
+from server.rpc.inputs import shown
 from server.rpc.interceptors import caller
 from server.rpc.keys import key
 from server.rpc.statements import line
@@ -42,6 +43,8 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
             attempts=[_attempt(written) for written in page.attempts],
             ledger=[line(entry) for entry in page.ledger],
             disputes=[convert.dispute(dispute) for dispute in page.disputes],
+            batches=[batches.message(one) for one in page.batches],
+            inputs=[pb.ExportedUpload(input=shown(one), purpose=one.purpose.value) for one in page.inputs],
             next_page=page.next_page,
         )
 
@@ -83,8 +86,9 @@ def _job(asked: AskedJob) -> pb.ExportedJob:
         content_type=job.content_type,
         output_truncated=job.output_truncated,
     )
-    if chats.is_chat(job.spec):
-        message.chat_request = chats.dumped(job.spec["chat"]["request"]).decode()
+    for name in ("chat", "embeddings"):
+        if name in job.spec:
+            setattr(message, f"{name}_request", chats.dumped(job.spec[name]["request"]).decode())
     if asked.gpu_model is not None:
         message.gpu_requirements.gpu_model = asked.gpu_model
     if asked.min_vram_mib is not None:

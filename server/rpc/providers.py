@@ -59,35 +59,8 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         self, request: pb.GetOwnProviderRequest, context: Context
     ) -> pb.GetOwnProviderResponse:
         profile = await self._providers.profile(caller().id)
-        row = profile.provider
         return pb.GetOwnProviderResponse(
-            provider=pb.Provider(
-                id=row.id,
-                status=convert.provider_status(profile.status),
-                total_jobs=profile.total_jobs,
-                name=row.name,
-                email=row.email,
-                gpu_model=row.gpu_model,
-                os=row.os,
-                phone=row.phone,
-                created_at=convert.timestamp(row.created_ms),
-                last_heartbeat_at=convert.timestamp(profile.last_heartbeat_ms),
-                connected=row.connected,
-                gpu_status=convert.gpu_status(row.report),
-                earnings=_earnings(profile),
-                models=[model.name for model in profile.models],
-                reliability=profile.record.reliability,
-                reliability_attempts=profile.record.counted,
-                reliability_lower=profile.record.lower,
-                standing=convert.standing(profile.standing),
-                settings=settings_message(profile.settings),
-                verification=convert.verification(row),
-                self_tests=convert.self_tests(row),
-                hindrances=convert.hindrances(profile.hindrances),
-                stored_bytes=profile.stored_bytes,
-                stored_bytes_limit=profile.stored_bytes_limit or None,
-                email_verified=row.email_verified_ms is not None,
-            ),
+            provider=message(profile),
             recent_jobs=[convert.providers_job(job) for job in profile.recent_jobs],
         )
 
@@ -121,6 +94,48 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             attempts=[convert.past_attempt(attempt) for attempt in found],
             next_before=f"{last[0]}-{last[1]}" if last is not None else None,
         )
+
+    async def GetOwnMissedJobs(
+        self, request: pb.GetOwnMissedJobsRequest, context: Context
+    ) -> pb.GetOwnMissedJobsResponse:
+        waiting, offers = await self._market.missed(caller().id, request.limit)
+        return pb.GetOwnMissedJobsResponse(
+            waiting=[convert.waiting_needs(*needs) for needs in waiting],
+            offers=[convert.missed_offer(offer) for offer in offers],
+        )
+
+
+def message(profile: ProviderProfile) -> pb.Provider:
+    """A provider as it and operators see it."""
+    row = profile.provider
+    return pb.Provider(
+        id=row.id,
+        status=convert.provider_status(profile.status),
+        total_jobs=profile.total_jobs,
+        name=row.name,
+        email=row.email,
+        gpu_model=row.gpu_model,
+        os=row.os,
+        phone=row.phone,
+        created_at=convert.timestamp(row.created_ms),
+        last_heartbeat_at=convert.timestamp(profile.last_heartbeat_ms),
+        connected=row.connected,
+        gpu_status=convert.gpu_status(row.report),
+        earnings=_earnings(profile),
+        models=[model.name for model in profile.models],
+        embedding_models=convert.embedding_models(profile.models),
+        reliability=profile.record.reliability,
+        reliability_attempts=profile.record.counted,
+        reliability_lower=profile.record.lower,
+        standing=convert.standing(profile.standing),
+        settings=settings_message(profile.settings),
+        verification=convert.verification(row),
+        self_tests=convert.self_tests(row),
+        hindrances=convert.hindrances(profile.hindrances),
+        stored_bytes=profile.stored_bytes,
+        stored_bytes_limit=profile.stored_bytes_limit or None,
+        email_verified=row.email_verified_ms is not None,
+    )
 
 
 def _place(before: str) -> tuple[int, int] | None:

@@ -14,7 +14,14 @@ from server.services.keys import PROVIDER, RENTER
 from server.services.recovery import Recovery
 
 _ROLES: dict[int, str] = {pb.ACCOUNT_ROLE_PROVIDER: PROVIDER, pb.ACCOUNT_ROLE_RENTER: RENTER}
-_NUMBERS = {role: number for number, role in _ROLES.items()}
+ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+
+
+def account_role(number: int) -> str:
+    """The role of an account that a request names. Raises INVALID_FIELD."""
+    if number not in _ROLES:
+        raise invalid_field("role", "must be provider or renter")
+    return _ROLES[number]
 
 
 class RecoveryServicer(recovery_pb2_grpc.RecoveryServiceServicer):
@@ -24,9 +31,7 @@ class RecoveryServicer(recovery_pb2_grpc.RecoveryServiceServicer):
     async def ReportLostKey(
         self, request: pb.ReportLostKeyRequest, context: Context
     ) -> pb.ReportLostKeyResponse:
-        if request.role not in _ROLES:
-            raise invalid_field("role", "must be provider or renter")
-        await self._recovery.report(_ROLES[request.role], mailbox_of(request.email))
+        await self._recovery.report(account_role(request.role), mailbox_of(request.email))
         return pb.ReportLostKeyResponse(success=True)
 
     async def RedeemKeyCode(
@@ -35,7 +40,7 @@ class RecoveryServicer(recovery_pb2_grpc.RecoveryServiceServicer):
         redemption = await self._recovery.redeem(request_id(context), request.code)
         return pb.RedeemKeyCodeResponse(
             success=True,
-            role=_NUMBERS[redemption.role],  # type: ignore[arg-type]
+            role=ROLE_NUMBERS[redemption.role],  # type: ignore[arg-type]
             account_id=redemption.account_id,
             ready_at=convert.timestamp(redemption.ready_ms),
             api_key=redemption.api_key,

@@ -19,7 +19,7 @@ from server.rpc.repeats import once
 from server.rpc.validate import mailbox_of
 from server.services.market import Market, Offering, View
 from server.services.registration import Registration
-from server.services.renters import Renters
+from server.services.renters import RenterProfile, Renters
 from server.store.providers import Filters
 
 
@@ -46,24 +46,8 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         self, request: pb.GetOwnRenterRequest, context: Context
     ) -> pb.GetOwnRenterResponse:
         profile = await self._renters.profile(caller().id)
-        row = profile.renter
         return pb.GetOwnRenterResponse(
-            renter=convert.with_money(
-                pb.Renter(
-                    id=row.id,
-                    name=row.name,
-                    email=row.email,
-                    organization=row.organization,
-                    created_at=convert.timestamp(row.created_ms),
-                    total_jobs=profile.total_jobs,
-                    stored_bytes=profile.stored_bytes,
-                    stored_bytes_limit=profile.stored_bytes_limit or None,
-                    email_verified=row.email_verified_ms is not None,
-                ),
-                balance=profile.balance_micros,
-                held=profile.held_micros,
-                spent=profile.spent_micros,
-            ),
+            renter=message(profile),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )
 
@@ -91,6 +75,27 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             pb.TopUpOwnWalletResponse,
             lambda balance: pb.TopUpOwnWalletResponse(success=True, balance_halala=whole_halala(balance)),
         )
+
+
+def message(profile: RenterProfile) -> pb.Renter:
+    """A renter as it and operators see it."""
+    row = profile.renter
+    shown = pb.Renter(
+        id=row.id,
+        name=row.name,
+        email=row.email,
+        organization=row.organization,
+        created_at=convert.timestamp(row.created_ms),
+        total_jobs=profile.total_jobs,
+        stored_bytes=profile.stored_bytes,
+        stored_bytes_limit=profile.stored_bytes_limit or None,
+        email_verified=row.email_verified_ms is not None,
+        must_prove_email=profile.must_prove_email,
+        can_top_up=profile.can_top_up,
+    )
+    return convert.with_money(
+        shown, balance=profile.balance_micros, held=profile.held_micros, spent=profile.spent_micros
+    )
 
 
 def _filters(request: pb.ListAvailableProvidersRequest) -> Filters:
@@ -145,6 +150,7 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         gpu_vram_mib=row.gpu_vram_mib,
         gpu_count=row.report.gpu_count,
         models=[model.name for model in offering.models],
+        embedding_models=convert.embedding_models(offering.models),
         accepting_jobs=offering.is_accepting and bool(open_types),
         rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},
         reliability=offering.record.reliability,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2_grpc
@@ -17,6 +17,7 @@ from common.limits import Faults, fit
 from server.domain import chats, messages
 from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import SelfTest
+from server.domain.inputs import GivenInput, given
 from server.domain.jobs import LOST_AFTER_SECONDS, MAX_LOGPROBS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
@@ -30,7 +31,7 @@ from server.domain.leases import (
     RunOutcome,
 )
 from server.domain.messages import LeaseAction, Reconnect
-from server.domain.placement import Model
+from server.domain.placement import CHATS, Model
 from server.domain.sessions import violation
 from server.rpc import convert
 from server.rpc.context import Context
@@ -226,6 +227,7 @@ def _hello(body: pb.Hello) -> messages.Hello:
         unacknowledged=_refs(body.unacknowledged_results),
         run_ms=tuple(convert.duration_ms(run_time) for run_time in body.unacknowledged_run_times),
         runs_plain_processes=body.runs_plain_processes,
+        takes_inputs=body.takes_inputs,
         self_tests=_self_tests(body.self_tests),
         image_patterns=_image_patterns(body),
     )
@@ -259,6 +261,11 @@ def _self_tests(report: honesty_pb2.SelfTestReport) -> tuple[SelfTest, ...]:
 def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
     report = convert.gpu_report(body.gpu_status) if body.HasField("gpu_status") else None
     return messages.Heartbeat(body.sequence, report, _refs(body.held_leases))
+
+
+def _preparing(body: pb.PreparationReport) -> messages.Preparing:
+    step = convert.preparation_step(body.step)
+    return messages.Preparing(_ref(body.lease), step, body.done_bytes, body.total_bytes)
 
 
 def _chunk(body: pb.OutputChunk | pb.LogChunk, stream: Channel) -> messages.Chunk | messages.Unreadable:
@@ -310,6 +317,7 @@ _FROM_WIRE: dict[str, Callable[[Any], messages.DaemonMessage]] = {
     "hello": _hello,
     "heartbeat": _heartbeat,
     "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal, b.started),
+    "preparation": _preparing,
     "job_started": lambda b: messages.Started(_ref(b.lease)),
     "output_chunk": lambda b: _chunk(b, Channel.OUTPUT),
     "log_chunk": lambda b: _chunk(b, Channel.LOG),
@@ -329,7 +337,10 @@ def _refs(leases: Iterable[pb.Lease]) -> tuple[LeaseRef, ...]:
 
 
 def _models(models: Iterable[pb.ServedModel]) -> tuple[Model, ...]:
-    served = tuple(Model(m.name, max(0, m.context_tokens), m.warm) for m in models)
+    served = tuple(
+        Model(m.name, max(0, m.context_tokens), m.warm, _kinds(m.job_types) if m.job_types else CHATS)
+        for m in models
+    )
     return _shared_models(served) if len(served) <= SHARED_MODELS else served
 
 
@@ -370,8 +381,8 @@ def to_wire(message: messages.ServerMessage) -> pb.ServerMessage:
             return pb.ServerMessage(heartbeat_ack=pb.HeartbeatAck(sequence=sequence))
         case messages.JobOffer(offer):
             return pb.ServerMessage(job_offer=_offer(offer))
-        case messages.CancelRun(lease):
-            return pb.ServerMessage(cancel_run=pb.CancelRun(lease=_lease(lease)))
+        case messages.CancelRun(lease, keep_files):
+            return pb.ServerMessage(cancel_run=pb.CancelRun(lease=_lease(lease), keep_files=keep_files))
         case messages.LeaseDirective(lease, action, output_seq, log_seq):
             return pb.ServerMessage(
                 lease_directive=pb.LeaseDirective(
@@ -411,6 +422,7 @@ def _welcome(message: messages.Welcome) -> pb.Welcome:
         newest_daemon=message.newest_daemon,
         update_available=message.update_available,
         takes_merged_messages=True,
+        takes_preparation=True,
     )
 
 
@@ -429,5 +441,18 @@ def _offer(offer: Offer) -> pb.JobOffer:
         offer_timeout=convert.duration(OFFER_SECONDS),
         lost_after=convert.duration(offer.lost_after_ms / 1000),
         output_limit_bytes=offer.output_limit_bytes,
-        chat_request=chats.dumped(offer.spec["chat"]["request"]) if chats.is_chat(offer.spec) else b"",
+        chat_request=_carried(offer.spec, "chat"),
+        embeddings_request=_carried(offer.spec, "embeddings"),
+        traceparent=offer.trace,
+        inputs=[_offered(one) for one in given(offer.spec)],
     )
+
+
+def _offered(one: GivenInput) -> pb.OfferedInput:
+    return pb.OfferedInput(
+        path=one.path, size_bytes=one.size_bytes, sha256=bytes.fromhex(one.sha256), unpack=one.unpack
+    )
+
+
+def _carried(spec: Mapping[str, Any], name: str) -> bytes:
+    return chats.dumped(spec[name]["request"]) if name in spec else b""

@@ -14,7 +14,7 @@ from dcp.v1 import statements_pb2_grpc
 from server.domain.errors import invalid_field
 from server.domain.ledger import TransferKind
 from server.domain.money import whole_halala, whole_or_none
-from server.domain.statements import JobMoney, Line
+from server.domain.statements import JobMoney, Line, Period
 from server.domain.usage import Selection, UsageGroup, UsageRow, read_position, select, write_position
 from server.rpc import convert
 from server.rpc.context import Context
@@ -66,7 +66,8 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def ListOwnLedger(
         self, request: pb.ListOwnLedgerRequest, context: Context
     ) -> pb.ListOwnLedgerResponse:
-        page = await self._statements.lines(caller().id, request.before_id or None, request.page_size)
+        before_id, period = request.before_id or None, _period(request)
+        page = await self._statements.lines(caller().id, before_id, period, request.page_size)
         return pb.ListOwnLedgerResponse(lines=[line(row) for row in page.rows], next_before_id=page.next_id)
 
     async def GetOwnLedgerCsv(
@@ -75,6 +76,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         text = await self._statements.file(
             caller().id,
             request.before_id or None,
+            _period(request),
             request.max_lines,
             lambda rows: csv_text(_CSV_NAMES, (_cells(row) for row in rows)),
         )
@@ -135,13 +137,19 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         response = pb.GetOwnEarningsResponse(
             days=[
                 convert.with_money(
-                    pb.DayEarnings(date=_date(day), jobs=money.jobs, by_job_type=_by_name(money)),
+                    pb.DayEarnings(
+                        date=_date(day),
+                        jobs=money.jobs,
+                        by_job_type=_by_name(money),
+                        by_job_type_micro=_micros_by_name(money),
+                    ),
                     earned=money.total_micros,
                 )
                 for day, money in days.items()
             ],
             jobs=whole.jobs,
             by_job_type=_by_name(whole),
+            by_job_type_micro=_micros_by_name(whole),
         )
         return convert.with_money(
             response,
@@ -167,6 +175,11 @@ def line(row: Line) -> pb.LedgerLine:
     return convert.with_money(
         shown, amount=row.amount_micros, balance=row.balance_micros, charged=row.charged_micros
     )
+
+
+def kind_number(kind: TransferKind) -> pb.TransferKind.ValueType:
+    """The kind of a transfer at the wire."""
+    return _KINDS[kind]
 
 
 def usage_row(row: UsageRow, groups: Sequence[UsageGroup]) -> pb.UsageRow:
@@ -229,12 +242,23 @@ def _day(text: str) -> int | None:
     return (date.fromisoformat(text) - _FIRST_DAY).days if text else None
 
 
+def _period(request: pb.ListOwnLedgerRequest | pb.GetOwnLedgerCsvRequest) -> Period:
+    period = Period(_day(getattr(request, "from")), _day(request.to))
+    if period.first_day is not None and period.last_day is not None and period.last_day < period.first_day:
+        raise invalid_field("from", "is later than `to`; send an earlier day")
+    return period
+
+
 def _date(day: int) -> str:
     return (_FIRST_DAY + timedelta(days=day)).isoformat()
 
 
 def _by_name(money: JobMoney) -> dict[str, int]:
     return {kind.value: whole_halala(amount) for kind, amount in money.by_job_type.items()}
+
+
+def _micros_by_name(money: JobMoney) -> dict[str, int]:
+    return {kind.value: amount for kind, amount in money.by_job_type.items()}
 
 
 def _together(days: Iterable[JobMoney]) -> JobMoney:

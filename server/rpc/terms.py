@@ -6,7 +6,7 @@ from dcp.v1 import terms_pb2 as pb
 from dcp.v1 import terms_pb2_grpc
 
 from server.domain.errors import invalid_field
-from server.domain.terms import Settings, Weekday, time_of_day, window
+from server.domain.terms import Settings, Spread, Weekday, time_of_day, window
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
@@ -90,6 +90,18 @@ def _rates(rates: list[OwnRate]) -> list[pb.OwnRate]:
             platform_halala_per_minute=rate.platform_rate,
             least_halala_per_minute=rate.bounds[0],
             most_halala_per_minute=rate.bounds[1],
+            others=_others(rate.others) if rate.others is not None else None,
         )
         for rate in rates
     ]
+
+
+def _others(spread: Spread) -> pb.OthersRates:
+    return pb.OthersRates(
+        providers=spread.count,
+        lowest_halala_per_minute=spread.lowest,
+        lower_quartile_halala_per_minute=spread.lower_quartile,
+        median_halala_per_minute=spread.median,
+        upper_quartile_halala_per_minute=spread.upper_quartile,
+        highest_halala_per_minute=spread.highest,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcp.v1 import jobs_pb2 as pb
 
 from server.domain.leases import Channel
+from server.domain.preparations import Preparation
 from server.domain.watch import BeginsAnew, End, Event, File, StateChange, Text, event_id
 from server.rpc import convert
 
@@ -28,6 +29,8 @@ def response(job_id: str, event: Event, *, for_provider: bool) -> pb.WatchJobRes
         case File(content_type, size_bytes):
             path = f"/api/jobs/{job_id}/output"
             answer.file.CopyFrom(pb.JobFileEvent(content_type=content_type, size_bytes=size_bytes, path=path))
+        case Preparation() as found:
+            answer.preparation.CopyFrom(convert.preparation(found))
         case End(job, texts_removed):
             show = convert.providers_job if for_provider else convert.job
             answer.end.CopyFrom(pb.JobEndEvent(job=show(job), texts_removed=texts_removed))

@@ -36,6 +36,16 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
             ),
         )
 
+    async def CancelWithdrawal(
+        self, request: pb.CancelWithdrawalRequest, context: Context
+    ) -> pb.CancelWithdrawalResponse:
+        return await once(
+            request,
+            self._withdrawals.cancel(caller().id, request.withdrawal_id),
+            pb.CancelWithdrawalResponse,
+            lambda after: pb.CancelWithdrawalResponse(success=True, withdrawal=message(after)),
+        )
+
     async def ListOwnWithdrawals(
         self, request: pb.ListOwnWithdrawalsRequest, context: Context
     ) -> pb.ListOwnWithdrawalsResponse:

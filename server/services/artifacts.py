@@ -12,9 +12,8 @@ import hashlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from server.blobs import BlobMissingError, Blobs, BlobStoreError
 from server.clock import Clock, ms
@@ -36,16 +35,15 @@ from server.domain.leases import LEASE_TRANSITIONS, LeaseEvent, LeaseRef
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services.jobs import Jobs
 from server.services.keys import Caller
+from server.services.transfers import slot, unavailable
 from server.store import artifacts, jobs, leases, storage
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 UPLOADS_OF_A_PROVIDER = 8
 DOWNLOADS_OF_A_CALLER = 32
 BATCH_BYTES = 1024 * 1024
-RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ class Artifacts:
             raise invalid_field("header.sha256", f"must have {SHA256_BYTES} bytes")
         name = artifact_name(file.name)
         key = secrets.token_hex(16)
-        with _slot(self._uploads, provider_id, UPLOADS_OF_A_PROVIDER, "uploads"):
+        with slot(self._uploads, provider_id, UPLOADS_OF_A_PROVIDER, "uploads"):
             number = await self._database.run(lambda: self._begin(provider_id, file, name, key))
             if number is None:
                 return False
@@ -163,7 +161,7 @@ class Artifacts:
 
     def _begin(self, provider_id: int, file: Announced, name: str, key: str) -> int | None:
         """Inserts the row of a file before its upload and returns its id; None if the file is stored."""
-        job = _lock_held(provider_id, file.lease)
+        job = lock_held(provider_id, file.lease)
         _refuse_without_folder(job)
         ref = file.lease
         if _is_stored(file, name):
@@ -178,7 +176,7 @@ class Artifacts:
 
     def _finish(self, provider_id: int, file: Announced, name: str, number: int) -> bool:
         """Marks a stored file as ready; False if another upload of the same file finished first."""
-        job = _lock_held(provider_id, file.lease)
+        job = lock_held(provider_id, file.lease)
         ref = file.lease
         if _is_stored(file, name):
             return False
@@ -215,10 +213,10 @@ class Artifacts:
                 Reason.TIMEOUT, f"no data arrived for {self._idle_seconds:.0f} s; send the file again"
             ) from None
         except (BlobStoreError, BlobMissingError) as error:
-            raise _unavailable() from error
+            raise unavailable() from error
 
     async def _pieces(self, caller: Caller, artifact: Artifact, part: Part) -> AsyncGenerator[bytes, None]:
-        with _slot(self._downloads, (caller.role, caller.id), DOWNLOADS_OF_A_CALLER, "downloads"):
+        with slot(self._downloads, (caller.role, caller.id), DOWNLOADS_OF_A_CALLER, "downloads"):
             try:
                 reading = self._blobs.read(artifact.blob_key, part.first, part.count)
                 async with contextlib.aclosing(reading):
@@ -231,7 +229,7 @@ class Artifacts:
                     "the bytes of this file are no longer in the store; submit the job again",
                 ) from error
             except BlobStoreError as error:
-                raise _unavailable() from error
+                raise unavailable() from error
 
     # --- undoing an upload ---
 
@@ -252,36 +250,22 @@ class Artifacts:
             log.warning("left an upload for the cleaning to undo id=%d error=%s", number, error)
 
 
-@contextlib.contextmanager
-def _slot(taken: Counter[T], owner: T, most: int, kind: str) -> Iterator[None]:
-    """Occupies one of the ``most`` slots of ``owner``. Raises OVERLOADED."""
-    if taken[owner] >= most:
-        raise DomainError(
-            Reason.OVERLOADED,
-            f"{most} {kind} of this account are in progress, the most at once; wait until one has ended",
-            retry_after_seconds=RETRY_SECONDS,
-        )
-    taken[owner] += 1
-    try:
-        yield
-    finally:
-        taken[owner] -= 1
-        if not taken[owner]:
-            del taken[owner]
-
-
-def _lock_held(provider_id: int, ref: LeaseRef) -> Job:
-    """Locks and returns the job of a lease that its provider holds now. Raises STALE_LEASE."""
+def lock_held(provider_id: int, ref: LeaseRef) -> Job:
+    """Locks and returns the job of a lease that its provider holds now. Raises STALE_LEASE, OVERLOADED."""
     job = jobs.lock(ref.job_id)
     lease = leases.get(ref.job_id, ref.lease_epoch)
-    if (
-        job is None
-        or lease is None
-        or not lease.matches(ref)
-        or lease.provider_id != provider_id
-        or lease.state not in LEASE_TRANSITIONS.sources(LeaseEvent.WRITE)
-    ):
-        raise DomainError(Reason.STALE_LEASE, "this lease is no longer held; its files are not accepted")
+    stale = DomainError(Reason.STALE_LEASE, "this lease is no longer held; its files are not accepted")
+    if job is None or lease is None or not lease.matches(ref) or lease.provider_id != provider_id:
+        raise stale
+    if lease.state in LEASE_TRANSITIONS.sources(LeaseEvent.ACCEPT):
+        # A short run's files come beside the stream, or at another server, and can overtake its acceptance.
+        raise DomainError(
+            Reason.OVERLOADED,
+            "the acceptance of this lease has not arrived yet; send the file again",
+            retry_after_seconds=1,
+        )
+    if lease.state not in LEASE_TRANSITIONS.sources(LeaseEvent.WRITE):
+        raise stale
     return job
 
 
@@ -351,12 +335,6 @@ async def _batched(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _damaged(text: str) -> DomainError:
     return DomainError(Reason.ARTIFACT_DAMAGED, f"{text}; nothing was stored, send the file again")
-
-
-def _unavailable() -> DomainError:
-    return DomainError(
-        Reason.STORE_UNAVAILABLE, "the store of files cannot be used now; nothing was changed, try again"
-    )
 
 
 def _not_found(job: Job, name: str) -> DomainError:

@@ -220,7 +220,11 @@ class Canaries:
         samples = canaries.jobs_of_renters(presence.provider_id, SAMPLES)
         if asked is not None:
             return self._asked(presence.provider_id, *asked, samples)
-        models = [model.name for model in presence.models if JobType.LLM_INFERENCE in presence.job_types]
+        models = [
+            model.name
+            for model in presence.models
+            if JobType.LLM_INFERENCE in presence.job_types and model.serves(JobType.LLM_INFERENCE)
+        ]
         types, image = sorted(presence.job_types & NEED_IMAGE), _image(presence, samples)
         if models and not (types and image and self._chance.random() > SHARE_OF_ANSWERS):
             return self._question(presence.provider_id, self._chance.choice(models), samples, now_ms)

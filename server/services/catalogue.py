@@ -16,6 +16,8 @@ from server.store.providers import ServedNow
 
 # Models that one list has, those that most providers serve.
 MOST_LISTED = 1000
+# What they are served for.
+LISTED = (JobType.LLM_INFERENCE, JobType.EMBEDDINGS)
 # How old the list of models may be: it takes a look at every live provider.
 KEPT_MS = 10_000
 
@@ -43,8 +45,8 @@ class Catalogue:
         """The models that are served now, those that most providers serve first, with their prices."""
         models = await self._served()
         card = (await self._database.read(prices.card)).prices
-        by_minute = per_minute(card.rates[JobType.LLM_INFERENCE])
-        return [Listed(model, card.tokens.get(model.name, by_minute)) for model in models]
+        by_minute = {kind: per_minute(card.rates[kind]) for kind in LISTED}
+        return [Listed(model, card.tokens.get(model.name, by_minute[model.kinds[0]])) for model in models]
 
     async def _served(self) -> list[ServedNow]:
         """Those of the last seconds, or read anew, once for all who wait."""
@@ -53,7 +55,7 @@ class Catalogue:
             if now_ms - self._read_ms >= KEPT_MS:
                 since_ms = now_ms - int(LIVE_SECONDS * 1000)
                 self._models = await self._database.read(
-                    lambda: providers.served_now(JobType.LLM_INFERENCE, since_ms, MOST_LISTED)
+                    lambda: providers.served_now(LISTED, since_ms, MOST_LISTED)
                 )
                 self._read_ms = now_ms
             return self._models

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from server.blobs import BlobMissingError, Blobs, BlobStoreError, Stored
 from server.clock import Clock, ms
 from server.domain.artifacts import UPLOAD_SECONDS, ArtifactLimits
-from server.store import artifacts
+from server.store import artifacts, inputs
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,14 @@ class Cleaning:
             self._pages = None
             return
         old = [blob.key for blob in page if blob.age_seconds > LEFT_SECONDS]
-        known = await self._database.read(lambda: artifacts.known(old)) if old else set()
+        known = await self._database.read(lambda: _known(old)) if old else set()
         for key in set(old) - known:
             if await self._is_deleted(key):
-                log.warning("deleted bytes that belong to no artifact")
+                log.warning("deleted bytes that belong to no artifact and no input")
+
+
+def _known(keys: list[str]) -> set[str]:
+    return artifacts.known(keys) | inputs.known(keys)
 
 
 def _mark(uploads_ms: int, expired_ms: int) -> None:

@@ -1,20 +1,27 @@
-"""Sends the events in the outboxes of webhooks: at least once, with retries, to many renters concurrently.
+"""Sends the events in the outboxes of webhooks: at least once, with retries, to many owners concurrently.
 
-A turn serves one renter: it sends the events that are due, and ends when the address needs a pause, so that
-an address that never answers delays only its own events. An event that fails alone delays no other.
-``tick`` starts turns and waits for none.
+A turn serves one owner, a renter or the operators: it sends the events that are due, and ends when the
+address needs a pause, so that an address that never answers delays only its own events. An event that fails
+alone delays no other. ``tick`` starts turns and waits for none.
+
+The server that wrote an event wakes itself after the commit. Only if it cannot send it, since all its turns
+are taken or it stops, it hints at the outbox, and another server looks. A hint that is lost costs the time
+until the next look.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
+from server.bus import Bus, Topic
 from server.clock import Clock, ms
-from server.domain.webhooks import Answer, sign, sign_standard, still_valid
+from server.domain.webhooks import STANDARD_SINCE, Answer, sign, sign_standard, still_valid
 from server.store import webhooks
 from server.store.database import Database
 from server.store.webhooks import Delivery, Webhook
@@ -33,27 +40,65 @@ Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
 class Deliveries:
     """The sender of one server; several may share a database."""
 
-    def __init__(self, database: Database, clock: Clock, write: Write, post: Post) -> None:
+    def __init__(self, database: Database, clock: Clock, write: Write, post: Post, bus: Bus) -> None:
         self._database = database
         self._clock = clock
         self._write = write
         self._post = post
+        self._bus = bus
         self._turns: dict[int, asyncio.Task[None]] = {}
+        self._noted: set[int] = set()
+        self._noted_in_turn: set[int] = set()
+        """Outboxes whose turn ran when they were noted: it may have looked before."""
+        """Outboxes that became due here and were not looked at since."""
+        self._is_stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.wake = asyncio.Event()
+        """Set when the next look should come at once."""
+        bus.listen(Topic.OUTBOX, lambda owners: self.wake.set())
+
+    def note_due(self, owners: set[int]) -> None:
+        """Outboxes became due by a transaction of this server. Called in any thread, after the commit."""
+        if self._is_stopping:
+            self._hint(owners)
+        if self._is_stopping or self._loop is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the next server looks
+            self._loop.call_soon_threadsafe(self._note, owners)
+
+    def _note(self, owners: set[int]) -> None:
+        self._noted |= owners
+        self.wake.set()
+
+    def _hint(self, owners: set[int]) -> None:
+        """Lets other servers look at these outboxes."""
+        if owners:
+            self._bus.publish(Topic.OUTBOX, [str(owner_id) for owner_id in sorted(owners)])
 
     async def tick(self) -> None:
         """Starts a turn for each outbox that is due; at most ``MAX_TURNS`` run at once."""
+        self._loop = asyncio.get_running_loop()
+        noted, self._noted = self._noted, set()
+        self._noted_in_turn |= noted & self._turns.keys()
         free, now_ms = MAX_TURNS - len(self._turns), ms(self._clock)
         if not free:
+            self._hint(noted - self._turns.keys())
             return
         found = await self._database.read(lambda: webhooks.due(now_ms, free))
-        due = [renter_id for renter_id in found if renter_id not in self._turns]
+        due = [owner_id for owner_id in found if owner_id not in self._turns]
         if not due:
             return
         until_ms = now_ms + CLAIM_SECONDS * 1000
-        for renter_id in await self._database.run(lambda: webhooks.claim(due, now_ms, until_ms)):
-            turn = asyncio.create_task(self._turn(renter_id))
-            self._turns[renter_id] = turn
-            turn.add_done_callback(lambda _, renter_id=renter_id: self._turns.pop(renter_id))  # type: ignore[misc]
+        for owner_id in await self._database.run(lambda: webhooks.claim(due, now_ms, until_ms)):
+            turn = asyncio.create_task(self._turn(owner_id))
+            self._turns[owner_id] = turn
+            turn.add_done_callback(partial(self._ended, owner_id))
+
+    def _ended(self, owner_id: int, _: asyncio.Task[None]) -> None:
+        if len(self._turns) == MAX_TURNS or owner_id in self._noted_in_turn:
+            self.wake.set()  # others may wait for a turn, or it has more to send
+        self._noted_in_turn.discard(owner_id)
+        del self._turns[owner_id]
 
     async def settled(self) -> None:
         """Waits until all running turns have ended."""
@@ -61,23 +106,24 @@ class Deliveries:
 
     async def stop(self) -> None:
         """Cancels the running turns. The next server repeats the events that were not recorded as sent."""
+        self._is_stopping = True
         for turn in self._turns.values():
             turn.cancel()
         await self.settled()
 
-    async def _turn(self, renter_id: int) -> None:
+    async def _turn(self, owner_id: int) -> None:
         try:
-            await self._send_due(renter_id)
+            await self._send_due(owner_id)
             now_ms = ms(self._clock)
-            await self._database.run(lambda: webhooks.release(renter_id, now_ms))
+            await self._database.run(lambda: webhooks.release(owner_id, now_ms))
         except Exception:
-            log.exception("a turn of webhook deliveries failed renter_id=%d", renter_id)
+            log.exception("a turn of webhook deliveries failed owner_id=%d", owner_id)
 
-    async def _send_due(self, renter_id: int) -> None:
+    async def _send_due(self, owner_id: int) -> None:
         """Sends the due events until the address needs a pause or ``TURN_SECONDS`` are over."""
         started_ms = ms(self._clock)
         webhook, waiting = await self._database.read(
-            lambda: (webhooks.get(renter_id), webhooks.to_send(renter_id, started_ms, TURN_EVENTS))
+            lambda: (webhooks.get(owner_id), webhooks.to_send(owner_id, started_ms, TURN_EVENTS))
         )
         for delivery in waiting:
             if webhook is None or ms(self._clock) - started_ms > TURN_SECONDS * 1000:
@@ -122,6 +168,7 @@ def _headers(webhook: Webhook, delivery: Delivery, body: bytes, now_ms: int) -> 
         "DCP-Attempt": str(delivery.attempts + 1),
         "DCP-Timestamp": timestamp,
         "DCP-Signature": sign(webhook.secret, timestamp, body),
+        "Deprecation": STANDARD_SINCE,
     }
     if previous:
         headers["DCP-Previous-Signature"] = " ".join(sign(secret, timestamp, body) for secret in previous)

@@ -22,13 +22,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from server.domain import chats, pricing, tokens
+from common import embeddings as vectors
+from server.domain import chats, embeddings, pricing, tokens
 from server.domain import ledger as rules
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
-from server.domain.jobs import FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState, Logprobs
+from server.domain.batches import LOST_ATTEMPTS, PRIORITY
+from server.domain.jobs import FINAL, INFERENCE, LEAVE_FILES, FailureReason, Job, JobEvent, JobState, Logprobs
 from server.domain.leases import (
+    LEASE_TRANSITIONS,
     MARKER_BYTES,
     MAX_ATTEMPTS,
     OVERRUN_GRACE_SECONDS,
@@ -36,6 +39,7 @@ from server.domain.leases import (
     Disposition,
     FinishReport,
     Lease,
+    LeaseEvent,
     LeaseOutcome,
     LeaseState,
     RunOutcome,
@@ -83,39 +87,38 @@ def record_finish(
     if lease.state is LeaseState.ENDED:
         same = lease.outcome is not None and lease.outcome.value == report.outcome.value
         return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
-    if report.last_output_seq == lease.output_through_seq + 1 and _store_last(report, job, lease, now_ms):
-        job = replace(job, output_bytes=job.output_bytes + len(report.last_output))
-        lease = replace(lease, output_through_seq=report.last_output_seq)
+    resend = LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
+    last = _last_output(report, job, lease)
+    if last and report.outcome is RunOutcome.RELEASED and not _store(last, report, lease, now_ms):
+        last = b""
+    if last:
+        job = replace(job, output_bytes=job.output_bytes + len(last))
+        first_ms = now_ms if lease.first_output_ms is None else lease.first_output_ms
+        lease = replace(lease, output_through_seq=report.last_output_seq, first_output_ms=first_ms)
     if report.last_output_seq > lease.output_through_seq:
         note_run(job, lease, report.run_ms)
-        return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
+        return resend
     if report.outcome is RunOutcome.RELEASED:
         _release(lease, report, given_back(report, job), now_ms)
-    else:
-        _end_run(job, lease, report, now_ms, matures)
+    elif not _end_run(job, lease, report, now_ms, matures, last):
+        return resend
     return ResultAck(ref, Disposition.ACCEPTED)
 
 
-def _store_last(report: FinishReport, job: Job, lease: Lease, now_ms: int) -> bool:
-    """Stores the chunk that a result carries; False if there is none, or if it may not be stored.
+def _last_output(report: FinishReport, job: Job, lease: Lease) -> bytes:
+    """The chunk that a result carries; empty if there is none, or if it may not be stored.
 
     Like the result, it counts through any session of the provider.
     """
-    data = report.last_output
-    fits = job.output_bytes + len(data) <= lease.output_limit_bytes + MARKER_BYTES
-    return (
-        bool(data)
-        and fits
-        and leases.store_chunk(
-            report.lease,
-            lease.provider_id,
-            lease.session_epoch,
-            Channel.OUTPUT,
-            report.last_output_seq,
-            data,
-            now_ms,
-        )
-    )
+    is_next = report.last_output_seq == lease.output_through_seq + 1
+    is_allowed = LEASE_TRANSITIONS.next_state(lease.state, LeaseEvent.WRITE) is not None
+    fits = job.output_bytes + len(report.last_output) <= lease.output_limit_bytes + MARKER_BYTES
+    return report.last_output if is_next and is_allowed and fits else b""
+
+
+def _store(data: bytes, report: FinishReport, lease: Lease, now_ms: int) -> bool:
+    holder = (lease.provider_id, lease.session_epoch)
+    return leases.store_chunk(report.lease, *holder, Channel.OUTPUT, report.last_output_seq, data, now_ms)
 
 
 def note_run(job: Job, lease: Lease, run_ms: int) -> None:
@@ -136,11 +139,21 @@ def _release(lease: Lease, report: FinishReport, reason: FailureReason | None, n
         break_off(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
 
 
-def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures: bool) -> None:
+def _end_run(
+    job: Job, lease: Lease, report: FinishReport, now_ms: int, matures: bool, last_output: bytes
+) -> bool:
+    """Ends a run as its daemon reports it; False, and nothing changed, if the lease has changed meanwhile.
+
+    ``last_output``: the end of what it wrote, which ``job`` and ``lease`` count and which is not stored yet.
+    """
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
-    failed = report.outcome is RunOutcome.FAILED
-    facts = Facts(server_ms, _context_tokens(report, job, lease.provider_id), _written_bytes(job))
+    output = outputs.written(job) + last_output if _is_read_for_the_bill(job) else b""
+    problem = _problem(job, report, output)
+    outcome = RunOutcome.FAILED if problem else report.outcome
+    failed = outcome is RunOutcome.FAILED
+    wrote = _Wrote(_written(job, output), len(last_output))
+    facts = Facts(server_ms, _context_tokens(report, job, lease.provider_id), wrote.counted, problem)
     belief = believe(report, job, facts)
     reason = belief.reason or FailureReason.ENGINE_FAILED
     message = belief.claim or report.failure_message or reason.value.lower().replace("_", " ")
@@ -152,16 +165,19 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
             lease.provider_id,
             belief.claim,
         )
-    leases.end(
+    if not leases.end(
         lease,
-        LeaseOutcome(report.outcome.value),
+        LeaseOutcome(outcome.value),
         now_ms,
         detail=message if failed else belief.claim,
         failure_reason=belief.reason,
         run_ms=billed,
         image_digest=report.image_digest,
-    )
-    if report.outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
+        last_output=last_output,
+        trace=job.trace,
+    ):
+        return False
+    if outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
         settle(
             job,
             JobEvent.COMPLETE,
@@ -172,12 +188,14 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
             output_truncated=report.output_truncated,
             logprobs=report.logprobs,
             matures=matures,
+            wrote=wrote,
         )
     elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
-        _settle_cancelled(job, "cancelled while it ran", now_ms, billed, matures, belief.usage)
+        _settle_cancelled(job, "cancelled while it ran", now_ms, billed, matures, belief.usage, wrote)
     else:
         charged_ms = _charged_ms(reason, billed, job)
-        _settle_failed(job, reason, message, now_ms, charged_ms, matures, belief.usage)
+        _settle_failed(job, reason, message, now_ms, charged_ms, matures, belief.usage, wrote)
+    return True
 
 
 def _charged_ms(reason: FailureReason, billed_ms: int, job: Job) -> int:
@@ -217,17 +235,18 @@ def give_up(
     the end, if more is known than the outcome says.
     """
     job = jobs.lock(lease.job_id)
-    if not leases.end(lease, outcome, now_ms, detail=detail, failure_reason=reason):
+    trace = job.trace if job is not None else ""
+    if not leases.end(lease, outcome, now_ms, detail=detail, failure_reason=reason, trace=trace):
         return
     if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
         return
     if job.cancel_requested:
         message = "cancelled; its provider went silent before it answered"
         _settle_cancelled(job, message, now_ms, _proven_ms(job, lease, renewed_ms), matures)
-    elif _was_attempt(lease) and job.attempt >= MAX_ATTEMPTS:
+    elif _was_attempt(lease) and job.attempt >= _most_attempts(job, outcome):
         is_released = outcome is LeaseOutcome.RELEASED
         usual = FailureReason.PROVIDER_DRAINED if is_released else FailureReason.PROVIDER_LOST
-        _settle_failed(job, reason or usual, f"{MAX_ATTEMPTS} attempts were lost; submit it again", now_ms)
+        _settle_failed(job, reason or usual, f"{job.attempt} attempts were lost; submit it again", now_ms)
     else:
         _requeue(job, lease, now_ms)
 
@@ -264,6 +283,12 @@ def _requeue(job: Job, lease: Lease, now_ms: int) -> None:
     jobs.requeue(job, now_ms + job.start_within_ms if _was_attempt(lease) else job.start_by_ms)
 
 
+def _most_attempts(job: Job, outcome: LeaseOutcome) -> int:
+    """After how many attempts a job fails: a line of a batch that may be what ends daemons, sooner."""
+    may_end_daemons = job.priority == PRIORITY and outcome is LeaseOutcome.LOST
+    return LOST_ATTEMPTS if may_end_daemons else MAX_ATTEMPTS
+
+
 def _was_attempt(lease: Lease) -> bool:
     """Whether the lease, as it was read, had been accepted."""
     return lease.state is not LeaseState.OFFERED
@@ -272,13 +297,16 @@ def _was_attempt(lease: Lease) -> bool:
 # Its renter or an operator decides that it ends.
 
 
-def cancel(job: Job, now_ms: int) -> None:
-    """Cancels a job that does not run. A running job is marked; it ends when its daemon reports the end."""
+def cancel(job: Job, now_ms: int, *, keeps_files: bool = False) -> None:
+    """Cancels a job that does not run. A running job is marked; it ends when its daemon reports the end.
+
+    ``keeps_files``: its daemon first sends the files that it has written.
+    """
     if job.state is JobState.RUNNING:
-        jobs.request_cancel(job, now_ms)
+        jobs.request_cancel(job, now_ms, keeps_files=keeps_files and job.job_type in LEAVE_FILES)
         return
     if lease := leases.get(job.job_id, job.lease_epoch):
-        leases.end(lease, LeaseOutcome.CANCELLED, now_ms)
+        leases.end(lease, LeaseOutcome.CANCELLED, now_ms, trace=job.trace)
     _settle_cancelled(job, "cancelled before it ran", now_ms)
 
 
@@ -286,7 +314,7 @@ def take_back(job: Job, detail: str, now_ms: int) -> Lease:
     """Takes a leased job back from its provider, without a charge, and returns the lease as it was."""
     lease = leases.get(job.job_id, job.lease_epoch)
     assert lease is not None
-    leases.end(lease, LeaseOutcome.REVOKED, now_ms, detail=detail)
+    leases.end(lease, LeaseOutcome.REVOKED, now_ms, detail=detail, trace=job.trace)
     _requeue(job, lease, now_ms)
     return lease
 
@@ -323,6 +351,7 @@ def end_overrun(job_id: str, now_ms: int, *, matures: bool = True) -> Lease | No
         detail=f"{message}; ended by the server",
         failure_reason=None if is_cancel else FailureReason.DURATION_LIMIT,
         run_ms=billed,
+        trace=job.trace,
     ):
         return None
     if is_cancel:
@@ -370,19 +399,22 @@ def settle(
     output_truncated: bool = False,
     logprobs: Logprobs = (),
     matures: bool = True,
+    wrote: _Wrote | None = None,
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False if the job has changed since.
 
     ``billed_ms`` of 0 voids the hold of a job that did not complete: the renter gets all of it back. An
     inference without output is never billed, however it ended, because the renter received nothing. Unless a
-    market pays at once, the payout ``matures`` before it can be withdrawn.
+    market pays at once, the payout ``matures`` before it can be withdrawn. ``wrote``: what the run wrote, by
+    default what is stored.
     """
-    written_bytes = _written_bytes(job)
-    is_silent = job.job_type in INFERENCE and not written_bytes
+    written, last_bytes = wrote or _Wrote(_written(job))
+    is_silent = job.job_type in INFERENCE and not written
     is_due = not is_silent and (billed_ms > 0 or event is JobEvent.COMPLETE)
-    cost = _cost_micros(job, billed_ms, usage, written_bytes) if is_due else 0
-    if chats.is_chat(job.spec) or content_type == chats.CONTENT_TYPE:
-        content_type = chats.CONTENT_TYPE if chats.is_chat(job.spec) else ""
+    cost = _cost_micros(job, billed_ms, usage, written) if is_due else 0
+    is_carried = tokens.carried(job.spec) is not None
+    if is_carried or content_type == chats.CONTENT_TYPE:
+        content_type = chats.CONTENT_TYPE if is_carried else ""
     bill = rules.make_bill(job.hold_micros, cost, 0 if is_silent else billed_ms)
     ended = jobs.finish(
         job,
@@ -395,6 +427,7 @@ def settle(
         usage=usage,
         output_truncated=output_truncated,
         logprobs=logprobs,
+        last_bytes=last_bytes,
     )
     if not ended:
         return False
@@ -421,18 +454,40 @@ def settle(
     return True
 
 
-def _written_bytes(job: Job) -> int:
-    """The bytes of what a run wrote: of a chat, of what its chunks say."""
-    if not job.output_bytes or not chats.is_chat(job.spec):
+class _Wrote(NamedTuple):
+    """What a run wrote."""
+
+    counted: int
+    """As ``_written`` counts it."""
+    last_bytes: int = 0
+    """Of these the bytes that its job does not count yet."""
+
+
+def _is_read_for_the_bill(job: Job) -> bool:
+    """Whether what a run wrote is billed by what it says."""
+    return bool(job.output_bytes) and tokens.carried(job.spec) is not None
+
+
+def _written(job: Job, output: bytes | None = None) -> int:
+    """What a run wrote: its bytes, of a chat those of what its chunks say; of texts to embed, its vectors."""
+    if not _is_read_for_the_bill(job):
         return job.output_bytes
-    return chats.written_bytes(outputs.written(job))
+    output = outputs.written(job) if output is None else output
+    return chats.written_bytes(output) if chats.is_chat(job.spec) else len(vectors.written(output))
 
 
-def _cost_micros(job: Job, billed_ms: int, usage: Mapping[str, Any] | None, written_bytes: int) -> int:
+def _problem(job: Job, report: FinishReport, output: bytes) -> str:
+    """Why what a run wrote cannot be the result that its daemon reports; empty if it can."""
+    if report.outcome is not RunOutcome.SUCCEEDED or embeddings.asked(job.spec) is None:
+        return ""
+    return embeddings.problem(job.spec, output)
+
+
+def _cost_micros(job: Job, billed_ms: int, usage: Mapping[str, Any] | None, written: int) -> int:
     """What a run costs. Parts of a micro are carried to the renter's next run that is paid by tokens."""
     if isinstance(job.price, TimePrice):
         return job.price.cost_micros(billed_ms)
-    parts = job.price.cost_parts(tokens.billed(job.spec, usage, written_bytes))
+    parts = job.price.cost_parts(tokens.billed(job.spec, usage, written))
     whole, rest = divmod(parts, pricing.PARTS)
     # The hold has room for one carried micro; more than the hold is not charged, so nothing of it is carried.
     return whole + ledger.carry(job.renter_id, rest) if whole < job.hold_micros else job.hold_micros
@@ -445,6 +500,7 @@ def _settle_cancelled(
     billed_ms: int = 0,
     matures: bool = True,
     usage: dict[str, Any] | None = None,
+    wrote: _Wrote | None = None,
 ) -> None:
     settle(
         job,
@@ -453,6 +509,7 @@ def _settle_cancelled(
         billed_ms=billed_ms,
         matures=matures,
         usage=usage,
+        wrote=wrote,
         failure_reason=FailureReason.CANCELLED,
         failure_message=message,
     )
@@ -466,6 +523,7 @@ def _settle_failed(
     billed_ms: int = 0,
     matures: bool = True,
     usage: dict[str, Any] | None = None,
+    wrote: _Wrote | None = None,
 ) -> None:
     settle(
         job,
@@ -474,6 +532,7 @@ def _settle_failed(
         billed_ms=billed_ms,
         matures=matures,
         usage=usage,
+        wrote=wrote,
         failure_reason=reason,
         failure_message=message,
     )

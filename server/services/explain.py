@@ -6,19 +6,22 @@ sees the fleet as of one moment.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
-from server.domain.jobs import Job, JobState
+from server.domain.jobs import Job, JobState, JobType
 from server.domain.leases import Lease
 from server.domain.placement import OF_THE_JOB, Candidate, Model, Obstacle, Wants, can_run, obstacle
+from server.domain.preparations import Preparation, PreparationStep
 from server.domain.pricing import words
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.queue import JobCondition, Occupancy, Prospect, condition, free_in_ms, prospect
-from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
+from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, WANTS_LIMIT, refused_since_ms
 from server.services.fleet import Fleet, Presence
 from server.services.terms import terms_message
 from server.store import jobs, leases, providers, queue
 from server.store.providers import ProviderRow
+from server.store.queue import WaitingKind
 
 # Jobs further back in the queue get no position.
 QUEUE_LIMIT = 500
@@ -89,6 +92,7 @@ class Explanation:
     prospect: Prospect
     considered: list[Considered]
     attempts: list[Attempt]
+    preparation: Preparation | None = None
 
 
 def place_in_queue(job: Job, fleet: Fleet, now_ms: int) -> Prospect:
@@ -126,6 +130,42 @@ def explain(job: Job, fleet: Fleet, now_ms: int) -> Explanation:
     )
 
 
+def glance(waiting: WaitingKind, fleet: Fleet, now_ms: int) -> tuple[JobCondition, str, Counter[Obstacle]]:
+    """Why the first job of a kind waits, from memory: the condition, its sentence, and what keeps it away.
+
+    It looks at connected providers only, and not at who refused this job lately.
+    """
+    wants = fleet.resolve(waiting.wants, now_ms)
+    serving = _present(fleet, waiting.named_provider_id, wants.model)
+    others = fleet.serving(None, CONSIDERED_LIMIT) if waiting.named_provider_id is None else []
+    present = {presence.provider_id: presence for presence in (*serving, *others)}
+    counts = Counter(
+        obstacle(presence.candidate(now_ms), wants)
+        if is_live(fleet.last_heartbeat_ms(presence.provider_id, None), now_ms)
+        else Obstacle.NOT_LIVE
+        for presence in list(present.values())[:CONSIDERED_LIMIT]
+    )
+    is_named = waiting.named_provider_id is not None
+    found = condition(JobState.QUEUED, is_named, counts.keys() or ({Obstacle.NO_SESSION} if is_named else {}))
+    return found, _CONDITIONS[found], counts
+
+
+def with_preparation(found: Explanation, preparation: Preparation | None) -> Explanation:
+    """The explanation with how far the provider is before the run starts, if it says so."""
+    if preparation is None:
+        return found
+    total = f" of {preparation.total_bytes}" if preparation.total_bytes else ""
+    what = _STEPS[preparation.step].format(done=f"{preparation.done_bytes}{total}")
+    message = f"Provider {found.job.provider_id} prepares it: {what}."
+    return replace(found, message=message, preparation=preparation)
+
+
+_STEPS = {
+    PreparationStep.INPUTS: "{done} bytes of its inputs are there",
+    PreparationStep.IMAGE: "{done} bytes of its image are there",
+}
+
+
 def last_obstacle(job: Job, fleet: Fleet, now_ms: int) -> str:
     """Why a job has not started, and what helps, as the end of a sentence about it."""
     considered = _considered(job, fleet, now_ms)
@@ -142,6 +182,25 @@ def last_obstacle(job: Job, fleet: Fleet, now_ms: int) -> str:
         f"the nearest was provider {best.provider_id}: {message}; "
         "submit it again, or raise start_within_seconds"
     )
+
+
+def waiting_without(row: ProviderRow, fleet: Fleet, now_ms: int) -> list[tuple[Obstacle, JobType, int]]:
+    """The obstacles between a provider and the jobs that wait now, each with how many needs it keeps away.
+
+    Jobs that name another provider do not count; nothing of a job is returned but its type.
+    """
+    presence = fleet.get(row.id)
+    candidate = replace(
+        presence.candidate(now_ms)
+        if presence is not None
+        else _absent(row, providers.models_of([row.id])[row.id]),
+        status=_status(row, presence, fleet, now_ms),
+    )
+    found: Counter[tuple[Obstacle, JobType]] = Counter()
+    for named_id, wants in queue.some_wants(WANTS_LIMIT):
+        if named_id in (None, row.id):
+            found[obstacle(candidate, fleet.resolve(wants, now_ms)), wants.job_type] += 1
+    return [(kept, kind, count) for (kept, kind), count in found.most_common() if kept is not Obstacle.NONE]
 
 
 def _present(fleet: Fleet, named_id: int | None, model: str | None) -> list[Presence]:

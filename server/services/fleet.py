@@ -1,4 +1,8 @@
-"""The daemons that are connected to this server, in memory: presence, capacity, and their outboxes.
+"""The daemons that are connected to the market, in memory: presence, capacity, and their outboxes.
+
+Those at other servers are here too, as their rows were read last (server.services.neighbours): so every
+server places jobs and answers alike. Only the server that has a session leases jobs to it and sends it
+messages.
 
 Nothing here is authoritative: a restart loses it, and the database and the daemons' next Hello restore
 it. Heartbeats that wait to be written are in server.services.heartbeats.
@@ -28,6 +32,7 @@ from server.domain.placement import (
     gpu_obstacle,
     price_obstacle,
     reaches,
+    serves,
     value_left_micros,
 )
 from server.domain.providers import AccountState, status
@@ -93,9 +98,13 @@ class Presence:
     is_suspect: bool = False
     runs_plain_processes: bool = False
     """It runs jobs without the image that they bring."""
+    takes_inputs: bool = False
+    """Its daemon gives runs their inputs."""
     image_patterns: tuple[str, ...] | None = None
     """Of the images that its owner allows; None if its daemon does not report them."""
     architecture: str = ""
+    is_here: bool = True
+    """Its stream ends at this server; else at another one, and ``send`` sends nothing."""
     changed: set[int] | None = None
     """Where the session notes its changes, while it is in the fleet."""
 
@@ -219,8 +228,11 @@ class Fleet:
         """``first`` is the standing of a provider without one; None: standings bound nothing here."""
         self._first = first
         self._present: dict[int, Presence] = {}
+        self._here = 0
+        """How many of them are at this server."""
         self._free = FreeSlots(self._present)
         self._serving: dict[str, dict[int, Presence]] = {}
+        """By the names of models, whatever they do."""
         self._contexts: dict[str, int] = {}
         """The longest context of each model that was asked for since the sessions last changed."""
         self._last_ms: dict[int, int] = {}
@@ -234,6 +246,8 @@ class Fleet:
         self._tiers: frozenset[Standing] | None = None
         """The tiers of all sessions; None: to be found anew."""
         self._best_there: dict[Wants, tuple[int, Standing]] = {}
+        self.announce: Callable[[int], None] = lambda provider_id: None
+        """Tells other servers that a provider's session, account or terms changed; after the commit."""
         self._taken_over_ms: dict[int, int] = {}
         self._contested_ms: dict[int, int] = {}
 
@@ -250,10 +264,14 @@ class Fleet:
             self._unlist(older)
             presence.is_too_hot = presence.terms.settings.is_too_hot(older.is_too_hot, presence.temp_c)
         self._present[presence.provider_id] = presence
-        self.to_assess.add(presence.provider_id)
+        self._here += presence.is_here - (older is not None and older.is_here)
         self._list(presence)
-        if judged := self.judged.get(presence.provider_id):
-            presence.is_suspect = judged.is_suspect
+        if presence.is_here:
+            self.to_assess.add(presence.provider_id)
+            if judged := self.judged.get(presence.provider_id):
+                presence.is_suspect = judged.is_suspect
+        else:
+            self._reports.pop(presence.provider_id, None)  # the newest ones are no longer noted here
         return older
 
     def must_wait_for(self, provider_id: int, boot_id: str, now_ms: int) -> Presence | None:
@@ -282,6 +300,7 @@ class Fleet:
         """Removes an ended session; a newer session of the same provider stays."""
         if self._present.get(presence.provider_id) is presence:
             del self._present[presence.provider_id]
+            self._here -= presence.is_here
             self._unlist(presence)
 
     def serve(self, presence: Presence, models: tuple[Model, ...]) -> None:
@@ -308,7 +327,7 @@ class Fleet:
                 self._serving.pop(model.name, None)
 
     def get(self, provider_id: int) -> Presence | None:
-        """The provider's session on this server."""
+        """The provider's session, at whichever server."""
         return self._present.get(provider_id)
 
     def suspect(self, provider_id: int, is_suspect: bool) -> None:
@@ -325,10 +344,19 @@ class Fleet:
         if presence := self._present.get(provider_id):
             presence.state = state
 
-    def set_states(self, kept_back: Mapping[int, AccountState]) -> None:
-        """Sets the states of all sessions; providers that are not listed are active."""
+    def set_states(self, kept_back: Mapping[int, AccountState]) -> list[Presence]:
+        """Sets the states of all sessions, and returns those here that have a new one.
+
+        Providers that are not listed are active.
+        """
+        changed = []
         for provider_id, presence in self._present.items():
-            presence.state = kept_back.get(provider_id, AccountState.ACTIVE)
+            state = kept_back.get(provider_id, AccountState.ACTIVE)
+            if presence.state is not state:
+                presence.state = state
+                if presence.is_here:
+                    changed.append(presence)
+        return changed
 
     def apply_terms(self, provider_id: int, terms: Terms) -> None:
         """Applies new terms of a provider to its session on this server."""
@@ -336,12 +364,26 @@ class Fleet:
             presence.apply_terms(terms)
 
     def all(self) -> list[Presence]:
-        """Every session on this server."""
+        """Every session, at whichever server."""
         return list(self._present.values())
+
+    def here(self) -> list[Presence]:
+        """The sessions whose streams end at this server."""
+        return [presence for presence in list(self._present.values()) if presence.is_here]
+
+    def get_here(self, provider_id: int) -> Presence | None:
+        """The provider's session, if its stream ends at this server."""
+        presence = self._present.get(provider_id)
+        return presence if presence is not None and presence.is_here else None
 
     def serving(self, model: str | None, limit: int) -> list[Presence]:
         """The first sessions, in the order of joining, that serve the model; all sessions without a model."""
         return list(islice(list(self._serving_or_all(model)), limit))
+
+    def is_served(self, kind: JobType, model: str) -> bool:
+        """Whether a session serves the model for jobs of this type."""
+        present = list(self._serving.get(model, {}).values())
+        return any(serves(presence.models, model, kind) for presence in present)
 
     def longest_context(self, model: str, provider_id: int | None) -> int:
         """The longest context of a model, in tokens, on a provider or anywhere; 0 if one is not known."""
@@ -404,7 +446,7 @@ class Fleet:
 
     def heartbeat_seconds(self) -> float:
         """The interval of each daemon's heartbeats: 10 s, or longer to keep all under 1,000 a second."""
-        return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
+        return max(HEARTBEAT_SECONDS, self._here / MAX_BEATS_PER_SECOND)
 
     def candidates(self, wants: Wants, now_ms: int, since_ms: int) -> Iterator[Candidate]:
         """Connected providers with a free slot and a heartbeat after ``since_ms`` for a job, best first.
@@ -450,8 +492,13 @@ class Fleet:
             if presence := self._present.get(provider_id):
                 presence.note_gpu(report)
 
+    def hear_of(self, provider_id: int, last_ms: int, renewed_ms: int) -> None:
+        """Notes the time of a heartbeat at another server."""
+        self._last_ms[provider_id] = max(last_ms, self._last_ms.get(provider_id, 0))
+        self._renewed_ms[provider_id] = max(renewed_ms, self._renewed_ms.get(provider_id, 0))
+
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
-        """The newest known heartbeat: noted here, or stored by another server or before a restart."""
+        """The newest known heartbeat: noted here or at another server, or stored before a restart."""
         here = self._last_ms.get(provider_id)
         return max((t for t in (here, stored_ms) if t is not None), default=None)
 
@@ -461,7 +508,7 @@ class Fleet:
         return self._reports.get(provider_id) if is_newest else None
 
     def is_heard(self, provider_id: int) -> bool:
-        """Whether heartbeats of a provider have arrived here lately."""
+        """Whether heartbeats of a provider have arrived lately, at whichever server."""
         return provider_id in self._last_ms
 
     def forget_before(self, before_ms: int) -> None:

@@ -21,7 +21,7 @@ from server.domain.placement import Rank, Wants, rank
 if TYPE_CHECKING:
     from server.services.fleet import Presence
 
-# The name of a list: a model, or a job type for jobs without a model.
+# The name of a list: a job type, and the model if such jobs have one.
 _Name = tuple[str | None, str]
 _Entry = tuple[Rank, "Presence"]
 # A session whose value of one of these changes gets another place, or is in other lists.
@@ -54,11 +54,10 @@ class FreeSlots:
         self._listed: dict[int, tuple[tuple[_Name, _Entry], ...]] = {}
 
     def best_first(self, wants: Wants) -> Iterator[Presence]:
-        """The sessions that serve the job's model, or its type if it has none."""
+        """The sessions that serve the job's type and, if it has one, its model."""
         while self.changed:
             self._list_anew(self.changed.pop())
-        name = _of_type(wants.job_type) if wants.model is None else _of_model(wants.model)
-        listed = self._lists.get(name, ())
+        listed = self._lists.get(_name(wants.model, wants.job_type), ())
         if wants.unasked is Unasked.NEWCOMERS:
             return chain(_those(listed, new=True), _those(listed, new=False))
         return (presence for _, presence in listed)
@@ -77,10 +76,11 @@ class FreeSlots:
             return
         # One entry serves all lists of the same rank: ten thousand daemons are in several lists each.
         cold = (rank(presence, None), presence)
-        listed: list[tuple[_Name, _Entry]] = [(_of_type(kind), cold) for kind in open_types]
-        for model in {model.name for model in presence.models}:
+        listed: list[tuple[_Name, _Entry]] = [(_name(None, kind), cold) for kind in open_types]
+        names = {(each.name, kind) for each in presence.models for kind in open_types if each.serves(kind)}
+        for model, kind in names:
             warm = rank(presence, model)
-            listed.append((_of_model(model), cold if warm == cold[0] else (warm, presence)))
+            listed.append((_name(model, kind), cold if warm == cold[0] else (warm, presence)))
         for name, entry in listed:
             insort(self._lists.setdefault(name, []), entry, key=_rank)
         self._listed[provider_id] = tuple(listed)
@@ -91,13 +91,8 @@ def _those(listed: Iterable[_Entry], *, new: bool) -> Iterator[Presence]:
 
 
 @lru_cache(maxsize=4096)
-def _of_model(name: str) -> _Name:
-    return name, ""
-
-
-@lru_cache
-def _of_type(kind: JobType) -> _Name:
-    return None, kind.value
+def _name(model: str | None, kind: JobType) -> _Name:
+    return model, kind.value
 
 
 def _rank(entry: _Entry) -> Rank:

@@ -120,6 +120,7 @@ class GpuProofs:
         log.info("proved GPUs provider_id=%d outcome=%s mib=%d mib_per_second=%.1f", *facts)
         if judged := self._fleet.judged.get(provider_id):
             judged.again_ms = min(judged.again_ms, ms(self._clock))
+        self._fleet.announce(provider_id)
         return stored.outcome, AGAIN_MS[stored.outcome is ProofOutcome.PASSED]
 
     async def _examine(self, task: Task, machine: Machine) -> ProofOutcome:

@@ -49,6 +49,8 @@ class Heartbeats:
         """Of each provider's newest stored report, when it was reported and a hash of all but its figures."""
         self.store_is_up = True
         """Whether the last batch of heartbeats was written, or at least some of it."""
+        self.recorded = 0
+        """How many heartbeats have arrived since the start."""
         self.refused: dict[int, PartError] = {}
         """The providers whose newest heartbeat could not be written, when those of others could."""
 
@@ -65,6 +67,7 @@ class Heartbeats:
         It is written with the next batch. A heartbeat that brings a provider back is written at once, so
         that every server sees the provider as live.
         """
+        self.recorded += 1
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
         self._keep(Beat(provider_id, now_ms, report, now_ms if renews else None))
@@ -94,6 +97,11 @@ class Heartbeats:
     def refresh_hindrances(self, presence: Presence, report: GpuReport) -> None:
         """Computes what keeps jobs away from a session, by its self-tests and this report."""
         presence.hindrances = hindrances(report, presence.self_tests, self._minimums)
+
+    @property
+    def unwritten(self) -> int:
+        """How many providers' heartbeats wait to be written."""
+        return len(self._unwritten)
 
     def is_stored(self, provider_id: int) -> bool:
         """Whether a provider's newest heartbeats were written. Renewals are acknowledged only then."""

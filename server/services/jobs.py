@@ -11,8 +11,10 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from common import tracing
 from server.clock import Clock, ms
 from server.domain import ledger as accounts
+from server.domain.batches import over_budget
 from server.domain.budgets import NO_LIMITS, BudgetReachedError, KeyLimits, check_allowed, check_budgets
 from server.domain.disputes import Dispute
 from server.domain.errors import DomainError, Reason
@@ -28,10 +30,9 @@ from server.domain.jobs import (
     JobState,
     JobType,
 )
-from server.domain.leases import Channel, LeaseRef, Offer
+from server.domain.leases import Channel, Offer
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.mailboxes import refuse_unproven
-from server.domain.messages import CancelRun
 from server.domain.money import micros, text, whole_halala
 from server.domain.placement import wants_for
 from server.domain.pricing import Price, TimePrice
@@ -40,17 +41,17 @@ from server.domain.queue import Prospect
 from server.domain.quotes import LEAST_LIMIT_MS, limit_ms, promised
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.tokens import with_max_tokens
-from server.services import endings, outbox, outputs
+from server.services import endings, job_inputs, outbox, outputs
 from server.services.affinity import Affinity
-from server.services.dispatch import Dispatch
+from server.services.dispatch import Dispatch, hasten
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.job_prices import past_runs, price_of
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
-from server.services.renters import existing, present
+from server.services.renters import present
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
-from server.store import budgets, disputes, jobs, keys, leases, ledger, standing, storage
+from server.store import budgets, disputes, inputs, jobs, keys, leases, ledger, standing, storage
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -111,10 +112,13 @@ class Jobs:
         ``key_id`` is the key that submits it. Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED,
         EMAIL_NOT_VERIFIED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED,
         IMAGE_NOT_ALLOWED, IDEMPOTENCY_CLASH, RATE_LIMITED, RENTER_STORAGE_FULL, MODEL_NOT_ALLOWED,
-        PROVIDER_NOT_ALLOWED, BUDGET_REACHED.
+        PROVIDER_NOT_ALLOWED, BUDGET_REACHED, INPUT_NOT_FOUND, INPUT_NOT_READY, JOB_NOT_FOUND, WRONG_STATE,
+        ARTIFACT_NOT_FOUND, INVALID_FIELD.
         """
         if request.provider_id is None and request.unasked is None:
             request = replace(request, unasked=self._draw())
+        if trace := tracing.present_recorded():
+            request = replace(request, trace=trace)
         provider_id = request.provider_id or await self._place(renter_id, request)
         quote_key = await self.quote_key() if request.quote_id is not None else None
         try:
@@ -126,11 +130,17 @@ class Jobs:
             raise
         self._affinity.note(renter_id, request.model, request.cache_key, job.provider_id)
         self._dispatch.deliver(offers)
+        if provider_id is not None and job.state is JobState.QUEUED:
+            self._dispatch.placed(provider_id)
         if provider_id is None:
             self._dispatch.left_queued += 1
-            if (freed := await self._place(renter_id, request)) is not None:
-                await self._dispatch.fill(freed)
+            await hasten(self._meet_freed(renter_id, request))
         return job
+
+    async def _meet_freed(self, renter_id: int, request: JobRequest) -> None:
+        """Offers a job that found nobody to a provider that has become free meanwhile."""
+        if (freed := await self._place(renter_id, request)) is not None:
+            await self._dispatch.fill(freed)
 
     async def quote_key(self) -> bytes:
         """The market's key for the ids of quotes; every server has the same."""
@@ -259,16 +269,22 @@ class Jobs:
 
         return await self._database.read(read)
 
-    async def cancel(self, caller: Caller, job_id: str, operator: Operator | None = None) -> Job:
+    async def cancel(
+        self, caller: Caller, job_id: str, operator: Operator | None = None, *, keep_files: bool = False
+    ) -> Job:
         """Ends a job, or asks its daemon to end it; an operator's cancel is recorded in the audit log.
+
+        ``keep_files``: what a running job has written to `/output` is stored first. A later cancel without it
+        ends the run at once.
 
         Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER.
         """
-        job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id, operator))
+        job, provider_id = await self._database.run(
+            lambda: self._cancel(caller, job_id, operator, keep_files)
+        )
         if provider_id is not None:
-            # The message needs no secret: the daemon knows the secret of its own lease.
-            self._dispatch.cancel(provider_id, CancelRun(LeaseRef(job_id, job.lease_epoch, b"")))
-            await self._dispatch.fill(provider_id)
+            self._dispatch.cancel(provider_id, job_id, job.lease_epoch, keep_files=job.keeps_files)
+            await hasten(self._dispatch.fill(provider_id))
         return job
 
     async def _report(self, renter_id: int, reached: BudgetReachedError) -> None:
@@ -308,6 +324,7 @@ class Jobs:
         elif provider_id is None and not request.wait_for_supply:
             self._supply.check(request)
         now_ms = ms(self._clock)
+        request, named = job_inputs.resolved(renter_id, request, now_ms)
         if quote_key is not None and request.quote_id is not None:
             price = promised(request.quote_id, quote_key, renter_id, request.digest, now_ms)
         else:
@@ -318,6 +335,8 @@ class Jobs:
         if reserved.max_tokens is not None:
             request = replace(request, spec=with_max_tokens(request.spec, reserved.max_tokens))
         hold = reserved.hold_micros
+        if request.most_hold_micros is not None and hold > request.most_hold_micros:
+            raise over_budget(hold, request.most_hold_micros)
         job_id = f"job-{secrets.token_hex(12)}"
         job, size_bytes, is_limited = jobs.insert(
             job_id,
@@ -329,6 +348,7 @@ class Jobs:
             now_ms=now_ms,
             key_id=key_id,
         )
+        inputs.name_in_job(job_id, named)
         limits = _allowing(job) if is_limited else NO_LIMITS
         kept_bytes = storage.add_request(renter_id, size_bytes)
         self._storage_limits.check_renter(kept_bytes - size_bytes, size_bytes)
@@ -371,7 +391,9 @@ class Jobs:
                 retry_after_seconds=FAILED_PULLS_SECONDS,
             )
 
-    def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
+    def _cancel(
+        self, caller: Caller, job_id: str, operator: Operator | None, keep_files: bool
+    ) -> tuple[Job, int | None]:
         jobs.lock(job_id)
         now_ms = ms(self._clock)
         job = visible(caller, job_id)
@@ -381,7 +403,7 @@ class Jobs:
                 f"job {job_id} is {job.state.value} already; nothing was changed",
                 status=job.state.value,
             )
-        endings.cancel(job, now_ms)
+        endings.cancel(job, now_ms, keeps_files=keep_files)
         after = jobs.get(job_id)
         assert after is not None
         if operator is not None:
@@ -462,7 +484,8 @@ def visible(caller: Caller, job_id: str) -> Job:
 def _kept(job: Job, kind: str) -> Job:
     """The job, unless its renter deleted its account. Raises OUTPUT_ERASED."""
     # The account's state decides, not the stored bytes: erasing many jobs takes a while.
-    if existing(job.renter_id).state is AccountState.DELETED:
+    assert job.is_renter_deleted is not None, "the job was read for this"
+    if job.is_renter_deleted:
         raise DomainError(
             Reason.OUTPUT_ERASED,
             f"the {kind} of job {job.job_id} {'were' if kind == 'files' else 'was'} erased "

@@ -18,7 +18,7 @@ from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS, Scope
 from server.services.keys import RENTER, Credentials, issue
 from server.services.pages import Page, read_page
 from server.services.renters import present
-from server.store import budgets, keys, ledger, providers
+from server.store import budgets, keys, ledger, log_ins, mailboxes, providers
 from server.store.database import Database
 from server.store.keys import KeyRow
 
@@ -111,11 +111,14 @@ class KeyRing:
     async def revoke(self, renter_id: int, key_id: int) -> KeyRow:
         """Revokes a renter's key: on this server at once, on others within ``CACHE_SECONDS``.
 
-        Raises KEY_NOT_FOUND, and WRONG_STATE for the main key.
+        The log-ins of the account end with a main key that was replaced, since that key may have made them.
+
+        Raises RENTER_DELETED, KEY_NOT_FOUND, and WRONG_STATE for the main key.
         """
         now_ms = ms(self._clock)
 
-        def revoke() -> tuple[KeyRow, bytes]:
+        def revoke() -> tuple[KeyRow, list[bytes]]:
+            present(renter_id)
             found = _existing(renter_id, key_id)
             if found.scopes is None and found.expires_ms is None:
                 raise DomainError(
@@ -123,16 +126,21 @@ class KeyRing:
                     "this is the account's main key, which cannot be revoked; rotate it instead",
                     status="main",
                 )
-            sha256 = keys.revoke(key_id, now_ms)
-            return _existing(renter_id, key_id), sha256
+            ended = [keys.revoke(key_id, now_ms)]
+            if found.scopes is None:
+                ended += log_ins.end_all(RENTER, renter_id, now_ms)
+            return _existing(renter_id, key_id), ended
 
-        after, sha256 = await self._database.run(revoke)
-        self._known.forget(sha256)
+        after, ended = await self._database.run(revoke)
+        for sha256 in ended:
+            self._known.forget(sha256)
         log.info("revoked a key renter_id=%d key_id=%d", renter_id, key_id)
         return after
 
     async def rotate(self, role: str, owner_id: int, grace_seconds: int) -> Rotation:
         """Replaces an account's main key; the previous ones expire after the grace period.
+
+        Its log-ins end at once, without a grace period.
 
         Raises TOO_MANY_KEYS, RENTER_DELETED.
         """
@@ -140,14 +148,18 @@ class KeyRing:
         expires_ms = now_ms + grace_seconds * 1000
 
         def rotate() -> tuple[str, list[bytes]]:
+            # Locks the account, so that nobody logs in by a key that is being retired.
             if role == RENTER:
                 present(owner_id)
+            else:
+                mailboxes.get(role, owner_id)
             retired = keys.retire_main(role, owner_id, expires_ms)
             if keys.count_working(role, owner_id, now_ms, main=True) >= MAX_MAIN_KEYS:
                 raise _too_many(
                     f"this account has {MAX_MAIN_KEYS} active main keys, the most allowed; wait until one "
                     "expires, or rotate with grace_seconds 0, which ends the previous ones at once"
                 )
+            retired += log_ins.end_all(role, owner_id, now_ms)
             return issue(role, owner_id, now_ms), retired
 
         key, retired = await self._database.run(rotate)

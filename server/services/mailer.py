@@ -14,7 +14,7 @@ from typing import TypeAlias
 from server.clock import Clock, ms
 from server.domain.letters import Failure, Letter, written
 from server.domain.mailboxes import CODE_BYTES, code_digest, written_code
-from server.store import codes, letters
+from server.store import codes, letters, log_ins
 from server.store.database import Database
 from server.store.letters import LetterRow
 
@@ -77,10 +77,11 @@ class Mailer:
 
     async def _new_code(self, row: LetterRow) -> str | None:
         """A new code for the letter: empty if it carries none, None if that one can no longer be used."""
-        code_id = row.email_code_id
+        set_digest = codes.set_digest if row.log_in_code_id is None else log_ins.set_digest
+        code_id = row.email_code_id if row.log_in_code_id is None else row.log_in_code_id
         if code_id is None:
             return ""
         code, now_ms = written_code(secrets.token_bytes(CODE_BYTES)), ms(self._clock)
         sha256 = code_digest(code)
-        is_usable = await self._database.run(lambda: codes.set_digest(code_id, sha256, now_ms))
+        is_usable = await self._database.run(lambda: set_digest(code_id, sha256, now_ms))
         return code if is_usable else None

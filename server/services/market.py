@@ -13,18 +13,20 @@ from server.domain.errors import no_page
 from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import Verdict
-from server.domain.jobs import NOT_RUN, JobType
+from server.domain.jobs import BY_TOKENS, NOT_RUN, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.placement import Model, Obstacle, vram_for_jobs_mib
 from server.domain.pricing import Price, Prices, of_provider
 from server.domain.reliability import TrackRecord
 from server.domain.terms import NO_TERMS, Terms
+from server.services.explain import waiting_without
 from server.services.fleet import Fleet
 from server.services.pages import first_page
 from server.services.providers import Providers, existing
 from server.services.terms import terms_obstacle
-from server.store import canaries, prices, providers, reliability, standing, terms
+from server.store import canaries, leases, prices, providers, reliability, standing, terms
 from server.store.database import Database
+from server.store.leases import MissedOffer
 from server.store.providers import Compared, Filters, ProviderRow
 from server.store.reliability import PastAttempt
 from server.store.standing import StandingRow
@@ -171,6 +173,18 @@ class Market:
         last = found[limit - 1] if len(found) > limit else None
         return found[:limit], (last.ended_ms, last.number) if last is not None else None
 
+    async def missed(
+        self, provider_id: int, limit: int
+    ) -> tuple[list[tuple[Obstacle, JobType, int]], list[MissedOffer]]:
+        """What waits now without a provider, and the newest offers that its daemon did not take."""
+        now_ms = ms(self._clock)
+        return await self._database.read(
+            lambda: (
+                waiting_without(existing(provider_id), self._fleet, now_ms),
+                leases.missed_offers(provider_id, limit),
+            )
+        )
+
     def _offering(
         self,
         row: ProviderRow,
@@ -286,19 +300,19 @@ def _offered(
         return of_provider(own, card, kind, name, row.gpu_model, is_verified=is_verified)
 
     by_type = [Offered(kind, None, price(kind, None)) for kind in kinds]
-    if JobType.LLM_INFERENCE not in kinds:
-        return tuple(by_type)
-    names = [served.name for served in models if {served.name} & {model, *card.tokens, *own.tokens}]
+    priced = {model, *card.tokens, *own.tokens}
+    served = [(kind, each) for each in models for kind in kinds if kind in BY_TOKENS and each.serves(kind)]
     return (
         *by_type,
         *(
             Offered(
-                JobType.LLM_INFERENCE,
-                name,
-                price(JobType.LLM_INFERENCE, name),
-                measured if name == model else NOT_MEASURED,
+                kind,
+                each.name,
+                price(kind, each.name),
+                measured if each.name == model and kind is JobType.LLM_INFERENCE else NOT_MEASURED,
             )
-            for name in names
+            for kind, each in served
+            if each.name in priced
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Events for renters' webhooks, written in the transaction of the change that they report.
+"""Events for webhooks, written in the transaction of the change that they report.
 
 Runs inside its caller's transaction, and notes the facts of an event. server.services.deliveries sends the
 events; their bodies are written when they are first sent.
@@ -11,11 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from server.domain import ledger as rules
+from server.domain.batches import PRIORITY, Batch, BatchState
 from server.domain.budgets import BudgetReachedError, end_ms
 from server.domain.disputes import Dispute
+from server.domain.incidents import Incident
 from server.domain.jobs import Bill, FailureReason, Job, JobEvent
 from server.domain.money import micros, whole_halala
-from server.domain.webhooks import WebhookEvent
+from server.domain.webhooks import OPERATORS, WebhookEvent
 from server.store import budgets, keys, ledger, webhooks
 from server.store.webhooks import Webhook
 
@@ -23,6 +25,14 @@ _ENDS = {
     JobEvent.COMPLETE: WebhookEvent.JOB_COMPLETED,
     JobEvent.FAIL: WebhookEvent.JOB_FAILED,
     JobEvent.CANCEL: WebhookEvent.JOB_CANCELLED,
+}
+
+
+_BATCH_ENDS = {
+    BatchState.COMPLETED: WebhookEvent.BATCH_COMPLETED,
+    BatchState.FAILED: WebhookEvent.BATCH_FAILED,
+    BatchState.EXPIRED: WebhookEvent.BATCH_EXPIRED,
+    BatchState.CANCELLED: WebhookEvent.BATCH_CANCELLED,
 }
 
 
@@ -35,9 +45,15 @@ def job_ended(
     failure_reason: FailureReason | None,
     failure_message: str | None,
 ) -> None:
-    """Adds an event about a job's end, and one about the wallet if it fell low, if a webhook is set."""
+    """Adds an event about a job's end, and one about the wallet if it fell low, if a webhook is set.
+
+    The lines of a batch have no events of their own: their batch has one.
+    """
     webhook = webhooks.lock(job.renter_id)
     if webhook is None:
+        return
+    if job.priority == PRIORITY:
+        wallet_changed(job.renter_id, now_ms)
         return
     facts = {
         "job_id": job.job_id,
@@ -85,6 +101,20 @@ def budget_reached(renter_id: int, reached: BudgetReachedError, now_ms: int) -> 
         add(webhook, WebhookEvent.BUDGET_REACHED, facts, now_ms)
 
 
+def batch_changed(batch: Batch, now_ms: int) -> None:
+    """Adds an event that a batch has ended, if its renter has a webhook."""
+    event = _BATCH_ENDS.get(batch.state)
+    if event is not None and (webhook := webhooks.lock(batch.renter_id)):
+        facts = {
+            "batch_id": batch.batch_id,
+            "lines": batch.lines,
+            "completed": batch.completed,
+            "failed": batch.failed,
+            "charged_micros": batch.charged_micros,
+        }
+        add(webhook, event, facts, now_ms)
+
+
 def dispute_changed(dispute: Dispute, event: WebhookEvent, now_ms: int) -> None:
     """Adds an event about a dispute, if its renter has a webhook."""
     if webhook := webhooks.lock(dispute.renter_id):
@@ -95,6 +125,13 @@ def key_recovery_started(renter_id: int, ready_ms: int, now_ms: int) -> None:
     """Adds an event that the main key is about to be replaced, if the renter has a webhook."""
     if webhook := webhooks.lock(renter_id):
         add(webhook, WebhookEvent.KEY_RECOVERY_STARTED, {"ready_ms": ready_ms}, now_ms)
+
+
+def incident_changed(incident: Incident, event: WebhookEvent, now_ms: int) -> None:
+    """Adds an event about an incident to the operators' webhook, which is set."""
+    webhook = webhooks.lock(OPERATORS)
+    if webhook is not None:
+        add(webhook, event, asdict(incident), now_ms)
 
 
 def add(webhook: Webhook, event: WebhookEvent, facts: dict[str, Any], now_ms: int) -> str:

@@ -14,10 +14,14 @@ def written(job: Job) -> bytes:
 
 
 def text(job: Job) -> bytes:
-    """The same as text: of a chat that has ended, what its chunks say."""
+    """The same as text: of a chat that has ended, what its chunks say; of vectors, their lines."""
     return said(job, written(job))
 
 
 def said(job: Job, data: bytes) -> bytes:
     """The text of an output that was read."""
-    return chats.said(data).encode(errors="replace") if job.content_type == chats.CONTENT_TYPE else data
+    return (
+        chats.said(data).encode(errors="replace")
+        if job.content_type == chats.CONTENT_TYPE and chats.is_chat(job.spec)
+        else data
+    )

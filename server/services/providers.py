@@ -91,13 +91,13 @@ class Providers:
                 provider = replace(provider, report=report)
             today = day_of(ms(self._clock))
             monday = first_day_of_week(today)
-            in_all, of_today, of_week = statements.earned(provider_id, 0, today, monday)
+            of_today, of_week = statements.earned_since(provider_id, today, monday)
             return ProviderProfile(
                 provider,
                 self._status(provider, last_ms),
                 last_ms,
                 day_sums.ran(provider_id),
-                in_all,
+                day_sums.earned(provider_id),
                 of_today,
                 of_week,
                 ledger.of_provider(provider_id),
@@ -136,12 +136,8 @@ class Providers:
             return after
 
         self._fleet.set_state(provider_id, await self._database.run(decide))
+        self._fleet.announce(provider_id)
         return await self.status(provider_id)
-
-    async def read_states(self) -> None:
-        """Applies decisions about connected providers that another server stored, or a new session missed."""
-        if self._fleet.all():
-            self._fleet.set_states(await self._database.read(providers.inactive_connected))
 
     def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
         """The hindrances of a provider, from its newest report and self-tests."""

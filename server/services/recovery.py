@@ -24,7 +24,7 @@ from server.domain.payouts import HOUR_MS
 from server.services import outbox, providers, renters
 from server.services.keys import RENTER, Credentials, issue
 from server.services.operators.audit import Operator
-from server.store import codes, keys, letters, mailboxes
+from server.store import codes, keys, letters, log_ins, mailboxes
 from server.store.codes import Code
 from server.store.database import Database
 from server.store.mailboxes import Account
@@ -111,6 +111,7 @@ class Recovery:
                 return Redemption(account.role, account.id, ready_ms, None), []
             codes.end(account.role, account.id, _PURPOSE, now_ms)
             revoked = keys.revoke_main(account.role, account.id, now_ms)
+            revoked += log_ins.end_all(account.role, account.id, now_ms)
             key = issue(account.role, account.id, now_ms)
             owner.note(f"{account.role}.replace_key", account.id, {}, {"last4": key[-4:]}, now_ms)
             return Redemption(account.role, account.id, ready_ms, key), revoked

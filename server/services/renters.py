@@ -17,7 +17,7 @@ from server.services import outbox
 from server.services.operators.audit import Operator
 from server.services.providers import RECENT_JOBS
 from server.services.repeats import once
-from server.store import day_sums, jobs, ledger, renters, statements, storage
+from server.store import day_sums, jobs, ledger, renters, storage
 from server.store.database import Database
 from server.store.renters import RenterRow
 
@@ -35,6 +35,10 @@ class RenterProfile:
     stored_bytes: int
     stored_bytes_limit: int
     """0: no limit."""
+    must_prove_email: bool
+    """Jobs and top-ups wait for the proof of the e-mail address."""
+    can_top_up: bool
+    """The renter may add play money itself."""
 
 
 class Renters:
@@ -60,15 +64,18 @@ class Renters:
         """The renter's own profile."""
 
         def read() -> RenterProfile:
+            row = existing(renter_id)
             return RenterProfile(
-                existing(renter_id),
+                row,
                 ledger.balance(rules.renter(renter_id)),
                 ledger.balance(rules.held(renter_id)),
-                statements.spent(renter_id),
+                day_sums.spent(renter_id),
                 day_sums.submitted(renter_id),
                 jobs.newest_of_renter(renter_id, RECENT_JOBS),
                 storage.of_renter(renter_id),
                 self._storage_limits.renter_bytes,
+                self._needs_proof and row.email_verified_ms is None,
+                self._sandbox_topup,
             )
 
         return await self._database.read(read)

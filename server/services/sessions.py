@@ -38,6 +38,7 @@ from server.domain.messages import (
     Hello,
     LeaseDirective,
     OfferReply,
+    Preparing,
     Reconnect,
     ResultAck,
     ServerMessage,
@@ -55,12 +56,14 @@ from server.services.endings import break_off, give_up, note_run, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.heartbeats import Heartbeats
 from server.services.operators.discards import Discards
+from server.services.preparations import Preparations
 from server.services.providers import refuse_shut_out
+from server.services.servers import Servers
 from server.services.stream_outbox import Outbox
 from server.store import jobs, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
-from server.store.sessions import Beat
+from server.store.sessions import Beat, Opened
 from server.store.terms import Commitments
 from server.version import CURRENT
 
@@ -83,8 +86,12 @@ class Shared:
     heartbeats: Heartbeats
     discards: Discards
     clock: Clock
+    servers: Servers
+    preparations: Preparations
     newest_daemon: str = CURRENT
     payouts_mature: bool = True
+    show: Callable[[Chunk], None] = lambda chunk: None
+    """Gets a chunk whose guards have passed, before its commit, in the thread of the transaction."""
     hellos: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HELLOS_AT_ONCE))
     lease_messages: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(LEASE_MESSAGES_AT_ONCE)
@@ -181,6 +188,8 @@ class Session:
                 await self._heartbeat(effect)
             case OfferReply():
                 await self._offer_reply(effect)
+            case Preparing():
+                self._preparing(effect)
             case Started():
                 await self._started(effect)
             case Chunk():
@@ -210,7 +219,9 @@ class Session:
             self._shared.fleet.leave(presence)
         if not self._session_epoch:
             return
-        await self._run(lambda: sessions.end(self.provider_id, self._session_epoch))
+        if not self._shared.servers.is_leaving:
+            await self._run(lambda: sessions.end(self.provider_id, self._session_epoch))
+            self._shared.fleet.announce(self.provider_id)
         log.info("session ended %s", self._who())
 
     def recheck(self, state: AccountState | None) -> None:
@@ -269,6 +280,7 @@ class Session:
             self_tests=hello.self_tests,
             is_suspect=known.verdict is Verdict.SUSPECT,
             runs_plain_processes=hello.runs_plain_processes,
+            takes_inputs=hello.takes_inputs,
             image_patterns=hello.image_patterns,
             architecture=hello.report.architecture or known.architecture,
         )
@@ -279,8 +291,9 @@ class Session:
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
         shared.heartbeats.opened(beat)
+        shared.fleet.announce(self.provider_id)
         if older is not None:
-            older.send(_farewell(older, self._presence))
+            older.send(farewell(older, self._presence))
         welcome = Welcome(
             epoch,
             self.provider_id,
@@ -289,24 +302,24 @@ class Session:
             newest_daemon=shared.newest_daemon,
             update_available=is_older(hello.daemon_version, shared.newest_daemon),
         )
-        for message in self._protocol.opened(welcome, [k for k, _ in kept]):
+        for message in self._protocol.opened(welcome, [k for k, _, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
         if hello.runs_plain_processes:
             log.warning("the daemon runs jobs as plain processes, with no isolation %s", self._who())
-        held = {(k.ref.job_id, k.ref.lease_epoch) for k, _ in kept}
+        held = {(k.ref.job_id, k.ref.lease_epoch) for k, _, _ in kept}
         for ref in hello.held:
             if (ref.job_id, ref.lease_epoch) not in held:
                 shared.discards.note_lease(self.provider_id, ref)
                 self._send(stranger(ref).message)
-        for lease, cancel in kept:
+        for lease, cancel, keeps_files in kept:
             if cancel:
-                self.push(CancelRun(lease.ref))
+                self.push(CancelRun(lease.ref, keeps_files))
         await shared.dispatch.fill(self.provider_id)
 
     def _record_hello(
         self, hello: Hello
-    ) -> tuple[Beat, int, list[tuple[Kept, bool]], ProviderRow, Commitments]:
+    ) -> tuple[Beat, int, list[tuple[Kept, bool, bool]], ProviderRow, Commitments]:
         """Stores the session with its first heartbeat, then compares the leases that the daemon holds.
 
         The heartbeat counts from now on: a wait for the database makes no daemon look silent.
@@ -317,7 +330,10 @@ class Session:
             refuse_shut_out(provider.state)
         now_ms = ms(self._shared.clock)
         beat = Beat(self.provider_id, now_ms, hello.report, renewed_ms=now_ms)
-        epoch = sessions.begin(self.provider_id, hello.job_types, now_ms)
+        opened = Opened(
+            self._shared.servers.id, hello.boot_id, hello.slots, hello.job_types, hello.runs_plain_processes
+        )
+        epoch = sessions.begin(self.provider_id, opened, now_ms)
         self._session_epoch = epoch  # set now, so that ``end`` has it if the stream breaks
         sessions.write_beats([beat])
         if not (provider.models_reported and self._serves(hello.models)):
@@ -355,6 +371,7 @@ class Session:
                         resend,
                     ),
                     job.cancel_requested,
+                    job.keeps_files,
                 )
             )
         return beat, epoch, kept, provider, terms.commitments(self.provider_id)
@@ -415,6 +432,16 @@ class Session:
         self._warn(f"the daemon refused an offer reason={reply.refusal[:200]!r}", reply.lease)
         await self._shared.dispatch.fill(self.provider_id)
 
+    def _preparing(self, preparing: Preparing) -> None:
+        assert preparing.step is not None, "the protocol drops what it does not know"
+        self._shared.preparations.note(
+            preparing.lease.job_id,
+            preparing.lease.lease_epoch,
+            preparing.step,
+            preparing.done_bytes,
+            preparing.total_bytes,
+        )
+
     async def _started(self, started: Started) -> None:
         await self._advance(started.lease, LeaseState.RUNNING, leases.start)
 
@@ -449,6 +476,7 @@ class Session:
                 now_ms,
             ):
                 raise DomainError(Reason.STALE_LEASE, "the lease is not on record")
+            self._shared.show(chunk)
 
         try:
             await self._run(store)
@@ -488,19 +516,22 @@ class Session:
         if self._is_news(capacity, presence):
             await self._run(lambda: self._record_capacity(capacity, presence))
             await self._learn(capacity, presence)
+            self._shared.fleet.announce(self.provider_id)
         presence.slots = capacity.slots
         await self._shared.dispatch.fill(self.provider_id)
 
     def _is_news(self, capacity: Capacity, presence: Presence) -> bool:
-        """Whether there is something to store; the number of slots is not stored."""
+        """Whether there is something to store."""
         return (
-            capacity.models != presence.models
+            capacity.slots != presence.slots
+            or capacity.models != presence.models
             or capacity.job_types not in (None, presence.job_types)
             or capacity.self_tests not in (None, presence.self_tests)
             or capacity.image_patterns not in (None, presence.image_patterns)
         )
 
     def _record_capacity(self, capacity: Capacity, presence: Presence) -> None:
+        sessions.note_capacity(self.provider_id, self._session_epoch, capacity.slots)
         if capacity.models != presence.models:
             providers.replace_models(self.provider_id, capacity.models)
         if capacity.job_types is not None and capacity.job_types != presence.job_types:
@@ -527,6 +558,7 @@ class Session:
         if self._presence is not None:
             self._presence.draining = True
         await self._run(lambda: sessions.set_draining(self.provider_id, self._session_epoch))
+        self._shared.fleet.announce(self.provider_id)
         log.info("began to drain %s", self._who())
 
     async def _run(self, work: Callable[[], Any]) -> Any:
@@ -582,7 +614,7 @@ def _give_up_offer(lease: Lease, now_ms: int) -> None:
     give_up(lease, now_ms, "the session ended before the daemon answered the offer", outcome)
 
 
-def _farewell(older: Presence, newer: Presence) -> Superseded | Reconnect:
+def farewell(older: Presence, newer: Presence) -> Superseded | Reconnect:
     """The message to a session that a newer one replaces.
 
     The newer Hello may be a delayed one of the same process, from a stream that the process has left. The

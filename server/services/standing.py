@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.honesty import Verdict
+from server.domain.jobs import FailureReason
 from server.domain.levels import Standing
 from server.domain.payouts import PayoutTerms
 from server.domain.providers import AccountState
-from server.domain.reliability import RECORD_SIZE
+from server.domain.reliability import track_record
 from server.domain.standing import Facts, assess, independent
 from server.services.fleet import Fleet
 from server.services.operators.audit import Operator
@@ -81,9 +82,7 @@ class Standings:
         )
         found = {id_: assess(known, checks_are_on=self._checks_are_on) for id_, known in facts.items()}
         due_ms = {id_: now_ms + AGAIN_MS if self._fleet.is_heard(id_) else None for id_ in found}
-        await self._database.run(
-            lambda: [standing.store(id_, found[id_], due_ms[id_], now_ms) for id_ in sorted(found)]
-        )
+        await self._database.run(lambda: standing.store(found, due_ms, now_ms))
         for id_, assessment in found.items():
             self._assessed_ms[id_] = now_ms
             self._fleet.grant(id_, assessment.standing, assessment.bounds)
@@ -118,8 +117,7 @@ class Standings:
 
 def _facts(provider_ids: Sequence[int], now_ms: int) -> dict[int, Facts]:
     """What is known of each provider. Inside a transaction."""
-    records = reliability.track_records(provider_ids)
-    impossible = standing.impossible_reports(provider_ids, RECORD_SIZE)
+    attempts = reliability.newest(provider_ids)
     owners, customers = standing.owners(provider_ids), standing.customers(provider_ids)
     checks, passed = canaries.newest(provider_ids, CHECKS), canaries.passed(provider_ids)
     vouched = standing.vouched(provider_ids)
@@ -132,8 +130,10 @@ def _facts(provider_ids: Sequence[int], now_ms: int) -> dict[int, Facts]:
             paid_micros=paid_micros,
             checks=checks[row.id],
             checks_passed=passed[row.id],
-            record=records[row.id],
-            impossible_reports=impossible[row.id],
+            record=track_record(attempts[row.id]),
+            impossible_reports=sum(
+                reason is FailureReason.IMPOSSIBLE_REPORT for _, reason in attempts[row.id]
+            ),
             gpu_contradicts=row.verdict is Verdict.SUSPECT,
             is_vouched=row.id in vouched,
             is_suspended=row.state is AccountState.SUSPENDED,

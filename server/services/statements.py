@@ -7,7 +7,7 @@ from functools import partial
 
 from server.clock import Clock, ms
 from server.domain.ledger import ProviderMoney
-from server.domain.statements import JobMoney, Line, day_of
+from server.domain.statements import JobMoney, Line, Period, day_of
 from server.domain.usage import Position, Selection, UsageRow
 from server.services.pages import Page, read_page
 from server.store import day_sums, ledger, statements, usage
@@ -22,17 +22,22 @@ class Statements:
         self._database = database
         self._clock = clock
 
-    async def lines(self, renter_id: int, before_id: int | None, limit: int) -> Page[Line]:
-        """One page of the wallet's lines, newest first."""
+    async def lines(self, renter_id: int, before_id: int | None, period: Period, limit: int) -> Page[Line]:
+        """One page of the wallet's lines of a period, newest first."""
         return await self._database.read(
-            lambda: read_page(statements.lines, renter_id, before_id, limit=limit)
+            lambda: read_page(partial(statements.lines, period=period), renter_id, before_id, limit=limit)
         )
 
     async def file(
-        self, renter_id: int, before_id: int | None, limit: int, write: Callable[[list[Line]], str]
+        self,
+        renter_id: int,
+        before_id: int | None,
+        period: Period,
+        limit: int,
+        write: Callable[[list[Line]], str],
     ) -> str:
         """The wallet's newest lines as ``write`` writes them: in the reading thread, since they are many."""
-        return await self._database.read(lambda: write(statements.lines(renter_id, before_id, limit)))
+        return await self._database.read(lambda: write(statements.lines(renter_id, before_id, limit, period)))
 
     async def spending(self, renter_id: int, days: int) -> dict[int, JobMoney]:
         """The spending of each of the last ``days`` (UTC), by day since 1970, newest first."""

@@ -59,6 +59,10 @@ class Streams:
             if session.provider_id == provider_id:
                 session.recheck(state)
 
+    def check_soon(self) -> None:
+        """Lets the next look check every key: some may have ended."""
+        self._next_check = 0.0
+
     async def check_credentials(self) -> None:
         """Every five minutes ends the streams whose key has ended, or whose provider is not admitted.
 

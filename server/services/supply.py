@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 
 from common.nearest import did_you_mean, nearest
 from server.clock import Clock, ms
-from server.domain.chats import is_chat
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.gpu_models import is_known, nearest_models, satisfies
 from server.domain.hindrances import failing_models, is_pending
 from server.domain.jobs import NOT_RUN, START_WITHIN_SECONDS, JobRequest, JobType
 from server.domain.leases import LIVE_SECONDS
-from server.domain.placement import Obstacle, allows, vram_for_jobs_mib
+from server.domain.placement import Model, Obstacle, allows, serves, vram_for_jobs_mib
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.terms import Settings
 from server.services.fleet import Fleet
@@ -42,12 +41,12 @@ class Supply:
     def check(self, request: JobRequest) -> None:
         """Checks a job that names no provider.
 
-        Raises JOB_TYPE_NOT_SERVED, MODEL_NOT_SERVED, IMAGE_NOT_ALLOWED; and PROVIDER_UNAVAILABLE for a chat
-        whose model nobody serves at this moment: its client waits at a connection.
+        Raises JOB_TYPE_NOT_SERVED, MODEL_NOT_SERVED, IMAGE_NOT_ALLOWED; and PROVIDER_UNAVAILABLE for a job
+        that a client waits for at a connection, if nobody serves its model at this moment.
         """
         now_ms = ms(self._clock)
         _check_seen(request, now_ms)
-        if not is_chat(request.spec) or self._fleet.serving(request.model, 1):
+        if not request.is_awaited or self._fleet.is_served(request.job_type, request.model or ""):
             return
         if not providers.is_served(request.job_type, request.model, now_ms - int(LIVE_SECONDS * 1000)):
             raise _unavailable(request.model)
@@ -163,12 +162,15 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
     _check_memory(provider, request.min_vram_mib, vram_reserve_mib)
     if request.model is None:
         return
-    served = [model.name for model in providers.models_of([provider.id])[provider.id]]
-    if request.model not in served:
+    models, kind = providers.models_of([provider.id])[provider.id], request.job_type
+    if not serves(models, request.model, kind):
+        served = [model.name for model in models if model.serves(kind)]
         meant = did_you_mean(request.model, served, "choose one of these, or leave provider_id out")
+        other = _other_use(request.model, models)
         raise DomainError(
             Reason.MODEL_NOT_SERVED,
-            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; {meant}",
+            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}"
+            f"{f' for {kind.value}' if other else ''}{other}; {meant}",
             field="params.model",
         )
 
@@ -197,6 +199,12 @@ def _unavailable(model: str | None) -> DomainError:
     )
 
 
+def _other_use(name: str, models: Iterable[Model]) -> str:
+    """What else a model is served for, as the end of a part of a sentence; empty if it is not served."""
+    kinds = sorted({kind.value for model in models if model.name == name for kind in model.job_types})
+    return f", and {name!r} for {' and '.join(kinds)}" if kinds else ""
+
+
 def _check_seen(request: JobRequest, now_ms: int) -> None:
     """Raises JOB_TYPE_NOT_SERVED, MODEL_NOT_SERVED or IMAGE_NOT_ALLOWED.
 
@@ -216,10 +224,10 @@ def _check_seen(request: JobRequest, now_ms: int) -> None:
     if is_served:
         _check_image(request.image, [provider for provider in seen if kind in provider.job_types])
         return
-    if is_chat(request.spec) and any(model in failing_models(provider.self_tests) for provider in seen):
+    if request.is_awaited and any(model in failing_models(provider.self_tests) for provider in seen):
         raise _unavailable(model)  # its providers test it again by themselves
     running = [provider.id for provider in seen if kind in provider.job_types]
-    if model is None or not running:
+    if model is None or not (running or request.is_awaited):
         kinds = ", ".join(sorted({name for provider in seen for name in provider.job_types}))
         others = f"choose one of {kinds}, or " if kinds else ""
         raise DomainError(
@@ -227,14 +235,15 @@ def _check_seen(request: JobRequest, now_ms: int) -> None:
             f"job_type: no provider runs {kind.value} now; {others}set wait_for_supply to wait for one",
             field="job_type",
         )
-    served = providers.models_of(running).values()
-    if not all(served):
+    found = [each for models in providers.models_of([row.id for row in seen]).values() for each in models]
+    if not all(providers.models_of(running).values()):
         return
-    names = sorted({found.name for models in served for found in models})
+    names = sorted({each.name for each in found if each.serves(kind)})
     near = nearest(model, names, 3) or names[:3]
+    served = f"no provider serves {model!r} for {kind.value} now{_other_use(model, found)}"
     raise DomainError(
         Reason.MODEL_NOT_SERVED,
-        f"params.model: no provider serves {model!r} now; the closest names are {', '.join(near) or 'none'}; "
+        f"params.model: {served}; the closest names are {', '.join(near) or 'none'}; "
         "choose a served one, see /api/renters/available-providers, or set wait_for_supply",
         field="params.model",
     )

@@ -19,9 +19,7 @@ from server.domain.leases import (
     PREPARE_SECONDS,
     Lease,
     LeaseOutcome,
-    LeaseRef,
 )
-from server.domain.messages import CancelRun
 from server.domain.providers import is_live
 from server.services.dispatch import Dispatch
 from server.services.each import each, each_apart
@@ -86,7 +84,7 @@ class Sweep:
 
     async def _stop(self, lease: Lease) -> None:
         """Ends the run of an ended lease, and offers its provider the next jobs."""
-        self._dispatch.cancel(lease.provider_id, CancelRun(LeaseRef(lease.job_id, lease.lease_epoch, b"")))
+        self._dispatch.cancel(lease.provider_id, lease.job_id, lease.lease_epoch)
         await self._dispatch.lease_ended(lease.provider_id)
 
     def _is_due(self, now_ms: int) -> bool:

@@ -15,8 +15,17 @@ from server.clock import Clock, ms
 from server.domain.jobs import NOT_RUN, JobType
 from server.domain.placement import Obstacle, settings_obstacle
 from server.domain.pricing import with_entry
-from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
-from server.services.dispatch import Dispatch
+from server.domain.terms import (
+    COOL_DEGREES,
+    Settings,
+    Spread,
+    Terms,
+    bounds,
+    check_rate,
+    opening_words,
+    spread,
+)
+from server.services.dispatch import Dispatch, hasten
 from server.services.fleet import Fleet
 from server.store import prices, terms
 from server.store.database import Database
@@ -27,6 +36,8 @@ log = logging.getLogger(__name__)
 OVERLAP_MS = 60_000
 # Changes of other servers that are read at once.
 CHANGES_PAGE = 1000
+# Other providers whose rates are compared with a provider's own.
+MOST_COMPARED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,8 @@ class OwnRate:
     rate: int
     is_own: bool
     platform_rate: int
+    others: Spread | None = None
+    """What the other connected providers charge; None if there are none."""
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -56,7 +69,7 @@ class OwnTerms:
 
     async def rates(self, provider_id: int) -> list[OwnRate]:
         """A provider's rate for each job type that daemons can run."""
-        return await self._database.read(lambda: _rates(terms.of(provider_id)))
+        return await self._database.read(lambda: self._rates(provider_id, terms.of(provider_id)))
 
     async def set_rate(self, provider_id: int, kind: JobType, rate: int | None) -> list[OwnRate]:
         """Sets a rate for new jobs, in halala per minute; None restores the platform's rate.
@@ -75,7 +88,7 @@ class OwnTerms:
 
         after = await self.change(provider_id, alter, check)
         log.info("set a rate provider_id=%d job_type=%s halala_per_minute=%s", provider_id, kind, rate)
-        return await self._database.read(lambda: _rates(after))
+        return await self._database.read(lambda: self._rates(provider_id, after))
 
     async def settings(self, provider_id: int) -> Settings:
         """A provider's hours, temperature and memory for jobs."""
@@ -87,6 +100,24 @@ class OwnTerms:
         changed = await self.change(provider_id, lambda before: replace(before, settings=settings))
         log.info("changed a provider's settings provider_id=%d", provider_id)
         return changed.settings
+
+    def _rates(self, provider_id: int, own: Terms) -> list[OwnRate]:
+        others = [each for each in self._fleet.all() if each.provider_id != provider_id][:MOST_COMPARED]
+        return [
+            OwnRate(
+                kind,
+                own.prices.rates.get(kind, platform_rate),
+                kind in own.prices.rates,
+                platform_rate,
+                spread(
+                    each.terms.prices.rates.get(kind, platform_rate)
+                    for each in others
+                    if kind in each.job_types
+                ),
+            )
+            for kind, platform_rate in prices.card().prices.rates.items()
+            if kind not in NOT_RUN
+        ]
 
     async def read_changes(self) -> None:
         """Applies the changes that other servers stored, or that were stored while a session opened."""
@@ -112,7 +143,8 @@ class OwnTerms:
 
         changed = await self._database.run(store)
         self._fleet.apply_terms(provider_id, changed)
-        await self._dispatch.fill(provider_id)
+        self._fleet.announce(provider_id)
+        await hasten(self._dispatch.fill(provider_id))
         return changed
 
 
@@ -138,11 +170,3 @@ def terms_message(obstacle: Obstacle, who: str, settings: Settings, temp_c: floa
     assert settings.max_temp_c is not None
     cool = settings.max_temp_c - COOL_DEGREES
     return f"{who} is too hot ({temp_c:.0f} °C) and takes jobs again at {cool} °C or less"
-
-
-def _rates(own: Terms) -> list[OwnRate]:
-    return [
-        OwnRate(kind, own.prices.rates.get(kind, platform_rate), kind in own.prices.rates, platform_rate)
-        for kind, platform_rate in prices.card().prices.rates.items()
-        if kind not in NOT_RUN
-    ]

@@ -1,24 +1,27 @@
 """Watchers of jobs: each gets the events after its cursor, from what is stored, as they happen.
 
-A hint of the bus only wakes them. All readers of one job share its reads: the newest events are kept for
-those that follow closely, and who is behind reads pages from the database, so a slow reader costs no more
-than a page.
+A hint of the bus only wakes them; a chunk that is being stored at this server is shown to them at once,
+before its commit. All readers of one job share its reads: the newest events are kept for those that follow
+closely, and who is behind reads pages from the database, so a slow reader costs no more than a page.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from server.bus import Bus
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.leases import Channel
-from server.domain.providers import AccountState
+from server.domain.messages import Chunk
+from server.domain.preparations import Preparation
 from server.domain.watch import (
     PAGE_BYTES,
     Cursor,
@@ -29,15 +32,16 @@ from server.domain.watch import (
     check,
     final_events,
     parse_event_id,
+    shown_events,
     state_events,
     text_events,
 )
-from server.services.bus import Bus
 from server.services.jobs import visible
 from server.services.keys import PROVIDER, Caller
-from server.services.renters import existing
+from server.services.preparations import Preparations
 from server.store import jobs, keys, leases
 from server.store.database import Database
+from server.store.operators import access
 
 LIFE_SECONDS = 3600.0
 """How long a reader is served before it has to come again."""
@@ -67,6 +71,7 @@ class Reader:
     """Who watches a job, with a key or the admin token."""
 
     key_id: int
+    is_operator: bool
     feed: Feed
     has_lost_its_key: bool = False
 
@@ -84,10 +89,19 @@ class Page:
 class Watches:
     """All readers of jobs on this server."""
 
-    def __init__(self, database: Database, bus: Bus, clock: Clock, limits: WatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        preparations: Preparations,
+        limits: WatchLimits | None = None,
+    ) -> None:
         self._database = database
         self._bus = bus
         self._clock = clock
+        self._preparations = preparations
+        preparations.changed = self._note_preparation
         self.limits = limits or WatchLimits()
         self._feeds: dict[str, Feed] = {}
         self._accounts: Counter[tuple[str, int]] = Counter()
@@ -120,8 +134,9 @@ class Watches:
         until = self._clock.now() + LIFE_SECONDS
         with self._counted(caller, job_id) as reader:
             feed, is_first = reader.feed, True
+            last: Preparation | None = None
             while True:
-                seen = feed.version
+                seen, stirred = feed.version, feed.stirred
                 page = await feed.after(cursor)
                 _refuse_former(caller, page.job)
                 if page.events or (is_first and cursor.step is not Step.END):
@@ -131,9 +146,17 @@ class Watches:
                     cursor = page.events[-1].cursor
                 if cursor.step is Step.END:
                     return
+                preparation = self._preparations.of(page.job)
+                if preparation not in (None, last) and cursor.step is not Step.NOTHING:
+                    yield [Event(cursor, preparation)]
+                last = preparation
                 if not page.events:
-                    await feed.news(seen)
+                    await feed.news(seen, stirred)
                 self._refuse_further(reader, until)
+
+    def _note_preparation(self, job_id: str) -> None:
+        if (feed := self._feeds.get(job_id)) is not None:
+            feed.stir()
 
     def _refuse_further(self, reader: Reader, until: float) -> None:
         """Raises UNAVAILABLE if the reader has to come again, and INVALID_CREDENTIAL if it may not."""
@@ -144,17 +167,45 @@ class Watches:
         if self._clock.now() >= until:
             raise _come_again(f"the stream was open for {LIFE_SECONDS / 60:.0f} minutes")
 
+    def show(self, chunk: Chunk) -> None:
+        """Shows a chunk to the readers of its job while it is stored, whose guards have passed.
+
+        Called in the thread of the transaction. If its commit fails, the daemon sends the same chunk again,
+        or its attempt is over, which the readers learn.
+        """
+        feed = self._feeds.get(chunk.lease.job_id)
+        if feed is not None:
+            feed.call_soon(lambda: feed.show(chunk))
+
+    def stored(self, job_ids: Iterable[str]) -> None:
+        """Jobs have a new chunk. Called after its commit, in the thread of the transaction."""
+        for job_id in job_ids:
+            feed = self._feeds.get(job_id)
+            if feed is not None:
+                feed.call_soon(feed.stored)
+
+    def check_soon(self) -> None:
+        """Lets the next look check every key: some may have ended."""
+        self._next_check = 0.0
+
     async def check_credentials(self) -> None:
         """Every minute sends away the readers whose key was revoked or has expired."""
         if self._clock.now() < self._next_check:
             return
         self._next_check = self._clock.now() + CHECK_SECONDS
-        used = {reader.key_id for reader in self._readers} - {0}
+        for is_operator, find_valid in ((False, keys.valid), (True, access.valid)):
+            await self._check_keys(is_operator, find_valid)
+
+    async def _check_keys(
+        self, is_operator: bool, find_valid: Callable[[Sequence[int], int], set[int]]
+    ) -> None:
+        readers = [reader for reader in self._readers if reader.is_operator == is_operator]
+        used = {reader.key_id for reader in readers} - {0}
         if not used:
             return
         now_ms = ms(self._clock)
-        valid = await self._database.read(lambda: keys.valid(tuple(used), now_ms))
-        for reader in self._readers:
+        valid = await self._database.read(lambda: find_valid(tuple(used), now_ms))
+        for reader in readers:
             if reader.key_id in used - valid:
                 reader.has_lost_its_key = True
                 reader.feed.changed()
@@ -175,7 +226,7 @@ class Watches:
                 lambda cursor: self._database.read(lambda: read_page(job_id, cursor))
             )
             feed.leave_bus = self._bus.subscribe(job_id, feed.changed)
-        reader = Reader(caller.key_id, feed)
+        reader = Reader(caller.key_id, caller.operator is not None, feed)
         self._readers.add(reader)
         feed.readers += 1
         self._accounts[account] += 1
@@ -220,6 +271,8 @@ class Feed:
         self.readers = 0
         self.version = 0
         """Rises with each hint."""
+        self.stirred = 0
+        """Rises when there is something to say that is not stored."""
         self.leave_bus: Callable[[], None] = lambda: None
         self._read = read
         self._news = asyncio.Event()
@@ -227,21 +280,50 @@ class Feed:
         self._timer = self._loop.call_later(LOOK_SECONDS, self.look)
         self._tasks: dict[tuple[Cursor, int], asyncio.Task[Page]] = {}
         self._tail = _Tail()
+        self._has_newest = False
+        """Whether the tail has the chunk that came last."""
 
     @property
     def held_bytes(self) -> int:
         """The bytes of the texts that are kept for its readers."""
         return self._tail.size
 
+    def call_soon(self, work: Callable[[], None]) -> None:
+        """Calls it on the event loop; any thread may ask."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(work)
+
+    def show(self, chunk: Chunk) -> None:
+        """A chunk is being stored: those who have all before it get it without a read."""
+        tail = self._tail
+        if (page := tail.shown(chunk)) is not None:
+            is_current = tail.version == self.version
+            self.changed()
+            tail.add(page, self.version if is_current else tail.version)
+        self._has_newest = tail.has(chunk)
+
+    def stored(self) -> None:
+        """The last chunk that was shown, or one that nobody could be shown, is stored."""
+        if not self._has_newest:
+            self.changed()
+
     def changed(self) -> None:
         """The job has changed."""
         self.version += 1
+        self._wake()
+
+    def stir(self) -> None:
+        """There is something to say about the job that is not stored: nothing is read for it."""
+        self.stirred += 1
+        self._wake()
+
+    def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def news(self, version: int) -> None:
-        """Waits until something has changed since a version."""
-        while self.version == version:
+    async def news(self, version: int, stirred: int) -> None:
+        """Waits until something has changed since a version, or there is something else to say."""
+        while (self.version, self.stirred) == (version, stirred):
             await self._news.wait()
 
     async def after(self, cursor: Cursor) -> Page:
@@ -311,6 +393,19 @@ class _Tail:
             return None
         return Page(tuple(self._events[place - self._dropped :]), self._job, is_full=False)
 
+    def shown(self, chunk: Chunk) -> Page | None:
+        """The events of a chunk, if it follows the newest one; None if it does not."""
+        job, epoch = self._job, chunk.lease.lease_epoch
+        if job is None:
+            return None
+        events = shown_events(self.tip, job, epoch, chunk.stream, chunk.seq, chunk.data)
+        return Page(events, job, is_full=False) if events else None
+
+    def has(self, chunk: Chunk) -> bool:
+        """Whether the events of a whole chunk are there."""
+        is_of_attempt = self.tip.lease_epoch == chunk.lease.lease_epoch
+        return is_of_attempt and self.tip.place(chunk.stream).seq > chunk.seq
+
     def begin(self, cursor: Cursor, page: Page, version: int) -> None:
         """Begins with a page that a reader read to its end, unless the tail has begun."""
         if self._job is None:
@@ -364,7 +459,7 @@ def _seen(job_id: str, cursor: Cursor) -> Seen:
         job,
         leases.get(job_id, epoch) if epoch else None,
         leases.get(job_id, known) if 0 < known < epoch else None,
-        job.texts_removed_ms is not None or existing(job.renter_id).state is AccountState.DELETED,
+        job.texts_removed_ms is not None or bool(job.is_renter_deleted),
     )
 
 

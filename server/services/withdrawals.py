@@ -23,6 +23,7 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 PENDING_LIMIT = 200
+CANCELLED = "cancelled by the provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Withdrawals:
             refuse_shut_out(provider.state)
             refuse_unproven(self._needs_proof, provider.email_verified_ms)
             # The row comes first: of two concurrent requests, the second waits here and is refused.
-            withdrawal = _existing(withdrawals.insert(provider_id, amount_micros, iban, now_ms))
+            withdrawal = existing_request(withdrawals.insert(provider_id, amount_micros, iban, now_ms))
             money = settle_debt(provider_id, now_ms)
             if money.claimable_micros < amount_micros:
                 raise _too_low(money, amount_micros)
@@ -73,9 +74,24 @@ class Withdrawals:
             lambda: read_page(withdrawals.of_provider, provider_id, before_id, limit=limit)
         )
 
+    async def cancel(self, provider_id: int, withdrawal_id: int) -> Withdrawal:
+        """Takes an own request back before an operator processes it.
+
+        Raises WITHDRAWAL_NOT_FOUND, also for a request of somebody else, and WRONG_STATE.
+        """
+        now_ms = ms(self._clock)
+
+        def move() -> Withdrawal:
+            before = existing_request(withdrawal_id, provider_id)
+            return _moved(before, WithdrawalAction.CANCEL, now_ms, reason=CANCELLED)
+
+        after = await self._database.run(once(move, now_ms))
+        log.info("withdrawal cancelled id=%d provider_id=%d", after.id, provider_id)
+        return after
+
     async def get(self, withdrawal_id: int) -> Withdrawal:
         """One request, for an operator. Raises WITHDRAWAL_NOT_FOUND."""
-        return await self._database.read(lambda: _existing(withdrawal_id))
+        return await self._database.read(lambda: existing_request(withdrawal_id))
 
     async def overview(self, before_id: int | None, page: int, page_size: int) -> Overview:
         """All requests, for an operator."""
@@ -103,17 +119,8 @@ class Withdrawals:
         now_ms = ms(self._clock)
 
         def move() -> Withdrawal:
-            before = _existing(withdrawal_id)
-            state = next_state(before.state, action)
-            if state is None or not withdrawals.move(
-                before, state, now_ms, reference=reference, reason=reason
-            ):
-                raise _wrong_state(_existing(withdrawal_id), action)
-            after = dataclasses.replace(
-                before, state=state, updated_ms=now_ms, reference=reference, reason=reason
-            )
-            if state is not WithdrawalState.PROCESSING:
-                ledger.apply([rules.withdrawal_transfer(after)], now_ms)
+            before = existing_request(withdrawal_id)
+            after = _moved(before, action, now_ms, reference=reference, reason=reason)
             operator.note(
                 f"withdrawal.{action}", withdrawal_id, _audit_facts(before), _audit_facts(after), now_ms
             )
@@ -122,6 +129,24 @@ class Withdrawals:
         after = await self._database.run(once(move, now_ms))
         log.info("withdrawal %s id=%d provider_id=%d", after.state, after.id, after.provider_id)
         return after
+
+
+def _moved(
+    before: Withdrawal,
+    action: WithdrawalAction,
+    now_ms: int,
+    *,
+    reference: str | None = None,
+    reason: str | None = None,
+) -> Withdrawal:
+    """A request after an action, with its money. Raises WRONG_STATE if its state does not allow that."""
+    state = next_state(before.state, action)
+    if state is None or not withdrawals.move(before, state, now_ms, reference=reference, reason=reason):
+        raise _wrong_state(existing_request(before.id), action)
+    after = dataclasses.replace(before, state=state, updated_ms=now_ms, reference=reference, reason=reason)
+    if state is not WithdrawalState.PROCESSING:
+        ledger.apply([rules.withdrawal_transfer(after)], now_ms)
+    return after
 
 
 def _audit_facts(withdrawal: Withdrawal) -> dict[str, object]:
@@ -134,9 +159,10 @@ def _audit_facts(withdrawal: Withdrawal) -> dict[str, object]:
     }
 
 
-def _existing(withdrawal_id: int) -> Withdrawal:
+def existing_request(withdrawal_id: int, provider_id: int | None = None) -> Withdrawal:
+    """A request: any, or only one of a provider's own."""
     found = withdrawals.get(withdrawal_id)
-    if found is None:
+    if found is None or provider_id not in (None, found.provider_id):
         raise DomainError(
             Reason.WITHDRAWAL_NOT_FOUND,
             f"withdrawal_id: no withdrawal request {withdrawal_id}",

@@ -10,12 +10,14 @@ with its own connection. Reads that may grow have threads of their own (server.s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,12 +26,17 @@ from urllib.parse import urlsplit
 import peewee
 from playhouse.migrations import Runner
 
-from server.domain.errors import DatabaseUrlError, DomainError, Reason
-from server.domain.reads import present, too_slow
-from server.store import changes, sqlite_files
+from common import tracing
+from common.logs import carried
+from common.telemetry import OFF, Telemetry
+from common.tracing import Past, Traces
+from server.domain.errors import DatabaseAwayError, DatabaseUrlError, DomainError, Reason
+from server.domain.reads import Purpose, present, too_slow
+from server.store import changes, counted, sqlite_files
 from server.store.faults import (
     Faults,
     damaged,
+    is_away,
     is_of_the_store,
     is_retryable,
     start_fault,
@@ -45,6 +52,12 @@ WRITE_QUEUE_SIZE = 10_000
 READ_THREADS = 4
 POSTGRES_THREADS = 8
 POSTGRES_TRIES = 4
+CLOCK_TRIES = 3
+# Of the advisory lock that a program holds while it migrates: any number, the same for every version.
+MIGRATION_LOCK = 0x6463705F6D6967
+MIGRATIONS = Path(__file__).parent / "migrations"
+# The end of the name of a migration that the release before it cannot run on.
+CONTRACT = "_contract"
 SQLITE_PRAGMAS = {
     "journal_mode": "wal",
     # With less, what was answered may be gone after a power cut.
@@ -65,10 +78,12 @@ def apart(work: Callable[[], T]) -> T:
 
     Faults of the connection or the disk are raised as they are: they end the whole transaction.
     """
+    counted_before = counted.mark()
     try:
         with MODELS[0]._meta.database.savepoint():
             return work()
     except Exception as error:
+        counted.undo(counted_before)
         if is_of_the_store(error):
             raise
         # Only the first line: PostgreSQL's next one shows the row, which may hold an address or a prompt.
@@ -91,12 +106,29 @@ class Database:
         )
         self._reads = Reads(self._snapshot, self._readers)
         self._writer: _GroupWriter | None = None
-        self.announce: Callable[[set[str]], None] = lambda jobs: None
-        """Gets the jobs that a transaction changed, after its commit, in the thread that wrote them."""
+        self.announce: Callable[[changes.Changed], None] = lambda changed: None
+        """Gets what a transaction changed, after its commit, in the thread that wrote it."""
+        self.telemetry: Telemetry = OFF
+        self.traces: Traces = tracing.OFF
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many transactions wait for a thread, by queue. On PostgreSQL reads and writes share one."""
+        reads, long_reads = (threads._work_queue.qsize() for threads in (self._readers, self._reads.long))
+        writes = self._writer.waiting if self._writer is not None else reads
+        return {"read": reads, "long_read": long_reads, "write": writes}
 
     def _committed(self) -> None:
-        if jobs := changes.take():
-            self.announce(jobs)
+        for each in counted.take():
+            try:
+                if isinstance(each, Past):
+                    self.traces.record(each)
+                else:
+                    self.telemetry.count(each.name, *each.labels, by=each.by)
+            except Exception:  # what is committed is committed, and others wait for this thread
+                log.exception("a measurement was lost name=%s", each.name)
+        if changed := changes.take():
+            self.announce(changed)
 
     def start(self, *, may_migrate: bool = True, first: Callable[[], object] | None = None) -> None:
         """Connects, migrates and runs the ``first`` transaction. Raises DatabaseUrlError if it cannot.
@@ -108,16 +140,33 @@ class Database:
         if self.is_sqlite:
             sqlite_files.make_private(Path(self.peewee.database), may_create=may_migrate)
         try:
-            migrate(self.peewee, may_migrate=may_migrate)
-            if first is not None:
-                self._atomic(first)
+            with self._alone():
+                migrate(self.peewee, may_migrate=may_migrate)
+                if first is not None:
+                    self._atomic(first)
         except peewee.PeeweeException as error:
-            raise DatabaseUrlError(start_fault(error)) from None
+            kind = DatabaseAwayError if is_away(error) else DatabaseUrlError
+            raise kind(start_fault(error)) from None
         finally:
             self.peewee.close()  # this thread's connection; stop may be called from another thread
         if self.is_sqlite:
             self._writer = _GroupWriter(self.peewee, self.faults, self._committed)
             self._writer.start()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The block in which no other program migrates this database; one that starts meanwhile waits."""
+        self.peewee.connect(reuse_if_open=True)
+        if self.is_sqlite:
+            yield
+            return
+        self.peewee.execute_sql("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        try:
+            yield
+        finally:
+            # A connection that is broken has released it already.
+            with contextlib.suppress(peewee.PeeweeException):
+                self.peewee.execute_sql("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
 
     def stop(self) -> None:
         """Completes the accepted transactions, then closes all connections."""
@@ -143,7 +192,19 @@ class Database:
         Raises OVERLOADED if too many wait, or if it has not begun at the end of its caller's patience. Once
         begun it is done as a whole, whether its caller waits or not.
         """
+        if self.telemetry.is_on:
+            with self.telemetry.timed("dcp_database_transaction_seconds", "write"):
+                return await self._noted(work)
+        return await self._noted(work)
+
+    async def _noted(self, work: Callable[[], T]) -> T:
         purpose = present()
+        value = await self._run(work, purpose)
+        if purpose is not None:
+            purpose.has_written = True
+        return value
+
+    async def _run(self, work: Callable[[], T], purpose: Purpose | None) -> T:
         if purpose is None or purpose.end_s is None:
             return await asyncio.wrap_future(self._submit(work))
         turn = _Turn(work)
@@ -162,6 +223,7 @@ class Database:
             timer.cancel()
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
+        work = carried(work)
         if self._writer is not None:
             return self._writer.submit(work)
         if self._readers._work_queue.qsize() >= WRITE_QUEUE_SIZE:
@@ -174,13 +236,33 @@ class Database:
         It is interrupted if the call for which it reads is cancelled, and at the end of the call's reads
         (server.domain.reads): then it raises TIMEOUT.
         """
+        if self.telemetry.is_on:
+            with self.telemetry.timed("dcp_database_transaction_seconds", "read"):
+                return await self._reads.run(work)
         return await self._reads.run(work)
+
+    async def clock_offset(self, now: Callable[[], float]) -> tuple[float, float]:
+        """By how many seconds the database's clock is ahead of ``now``, and the most that this may be wrong.
+
+        PostgreSQL only: a SQLite file has no clock.
+        """
+
+        def ask() -> tuple[float, float]:
+            before = now()
+            (text,) = self.peewee.execute_sql("SELECT extract(epoch FROM clock_timestamp())").fetchone()
+            after = now()
+            return float(text) - (before + after) / 2, (after - before) / 2
+
+        return min([await self.read(ask) for _ in range(CLOCK_TRIES)], key=lambda found: found[1])
 
     async def probe(self) -> None:
         """Raises DomainError if the database is damaged, or cannot begin to write or cannot read now."""
         if self.faults.is_damaged:
             raise damaged()
-        await self.run(lambda: self.peewee.execute_sql("SELECT name FROM schema_migration LIMIT 1"))
+        query = "SELECT name FROM schema_migration LIMIT 1"
+        if not self.is_sqlite:
+            query += " FOR KEY SHARE"  # which a standby or a read-only database refuses
+        await self.run(lambda: self.peewee.execute_sql(query))
 
     def _snapshot(self, work: Callable[[], T], read: Interruptible) -> T:
         # A SQLite transaction is always a snapshot; PostgreSQL needs this isolation level.
@@ -208,6 +290,7 @@ class Database:
                 done.append(work())
 
             changes.take()  # those of a try that failed
+            counted.undo()
             try:
                 self._atomic(step)
             except (peewee.DatabaseError, peewee.InterfaceError) as error:
@@ -276,6 +359,11 @@ class _GroupWriter(threading.Thread):
         self._queue: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(WRITE_QUEUE_SIZE)
         self._stopping = False
 
+    @property
+    def waiting(self) -> int:
+        """How many functions wait."""
+        return self._queue.qsize()
+
     def submit(self, work: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
         if self._stopping:
@@ -328,6 +416,7 @@ class _GroupWriter(threading.Thread):
             self._database.execute_sql("COMMIT")
         except Exception as error:
             changes.take()
+            counted.undo()
             self._abandon()
             failure = self._faults.refusal(error, during_commit=during_commit) or self._faults.unavailable(
                 error
@@ -346,17 +435,20 @@ class _GroupWriter(threading.Thread):
         except Exception as error:
             if is_of_the_store(error):
                 raise  # the whole group fails
+            counted.undo()
             self._database.execute_sql("ROLLBACK")
             self._database.execute_sql("BEGIN IMMEDIATE")
             return None, error
 
     def _savepoint(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         self._database.execute_sql("SAVEPOINT work")
+        counted_before = counted.mark()
         try:
             value = work()
         except Exception as error:
             if is_of_the_store(error):
                 raise  # the whole group fails
+            counted.undo(counted_before)
             self._database.execute_sql("ROLLBACK TO work")
             self._database.execute_sql("RELEASE work")
             return None, error
@@ -381,10 +473,17 @@ def _resolve(future: Future[Any], value: Any, raised: BaseException | None) -> N
 
 
 def migrate(database: peewee.Database, *, may_migrate: bool = True) -> None:
-    """Migrates the schema to this program's version. Raises DatabaseUrlError if the schema is newer."""
+    """Migrates the schema to this program's version. Raises DatabaseUrlError if that is too old for it.
+
+    A newer release's migration only adds, so that servers of this release go on and may start again beside
+    it; one that takes away what this release may use has a name that ends in ``_contract``.
+    """
     database.connect(reuse_if_open=True)
-    runner = Runner(database, str(Path(__file__).parent / "migrations"))
-    unknown = [migration.name for migration in runner.status() if migration.path is None]
+    runner = Runner(database, str(MIGRATIONS))
+    newer = [migration.name for migration in runner.status() if migration.path is None]
+    unknown = [name for name in newer if name.endswith(CONTRACT)]
+    if newer and not unknown:
+        log.warning("the database is newer than this program, which can run on it: %s", ", ".join(newer))
     if unknown:
         raise DatabaseUrlError(
             f"the database is newer than this program (it has {', '.join(unknown)}); "
@@ -396,8 +495,25 @@ def migrate(database: peewee.Database, *, may_migrate: bool = True) -> None:
                 "the database is empty or older than this program; start dcp-server on it first"
             )
         return
+    if not any(migration.applied for migration in runner.status()):
+        log.warning(
+            "new database: it is empty, so no account, job or balance exists; if this marketplace has had "
+            "any, stop the server and correct DCP_DATABASE_URL or mount its disk database=%s",
+            _name(database),
+        )
     for name in runner.up():
         log.info("applied migration name=%s", name)
+
+
+def _name(database: peewee.Database) -> str:
+    """Which database it is, for the log: of a URL, nothing that could be a password."""
+    name = str(database.database)
+    return urlsplit(name).path.strip("/") if "://" in name else name
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite database; None for another database. Raises DatabaseUrlError."""
+    return Path(_connect(url).database) if url.startswith("sqlite:") else None
 
 
 def _connect(url: str) -> peewee.Database:

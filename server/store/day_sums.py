@@ -16,15 +16,15 @@ from server.domain.leases import WORKED, LeaseState
 from server.domain.ledger import HoldState, TransferKind
 from server.domain.statements import DAY_MS, day_of
 from server.store import states
-from server.store.ledger import of_kind
+from server.store.ledger import PAYOUT_KINDS, of_kind
 from server.store.models import Account, DaySum, Hold, Job, Lease, Provider, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
 
 _COUNT, _NOTHING, _NO_PART = pw.fn.COUNT(pw.SQL("*")), pw.SQL("0"), pw.SQL("''")
 # SQL text instead of a parameter: PostgreSQL treats two parameters with one value as different expressions.
 _DAY_MS = pw.SQL(str(DAY_MS))
-# The owner of the row which says that a day was added up.
-_NOBODY = 0
+# The owner of the row which says that a day was added up, and of what the whole market did.
+NOBODY = 0
 # Literals, as in the condition of the partial index lease_record.
 _HAS_ENDED = states.is_exactly(Lease.state, LeaseState.ENDED) & (Lease.attempt > pw.SQL("0"))
 _HAS_WORKED = _HAS_ENDED & Lease.outcome.in_(sorted(outcome.value for outcome in WORKED))
@@ -40,6 +40,8 @@ class Source:
     """The column with the time of a fact."""
     rows: Callable[..., Any]
     """Facts by owner and part, their number and sum; its arguments are selected before them."""
+    earliest: Callable[[], Any] = lambda: Job.select(pw.fn.MIN(Job.created_ms))
+    """The time before which there is no fact."""
 
 
 def _spent(*also: Any) -> Any:
@@ -78,6 +80,16 @@ def _ran(*also: Any) -> Any:
     )
 
 
+def _moved(*also: Any) -> Any:
+    kinds = ", ".join(f"'{kind.value}'" for kind in MOVED_KINDS)
+    # SQL text, for the index transfer_amount_of_kind.
+    return (
+        Transfer.select(*also, pw.SQL(str(NOBODY)), Transfer.kind, _COUNT, pw.fn.SUM(Transfer.amount_micros))
+        .where(Transfer.kind.in_(pw.SQL(f"({kinds})")))
+        .group_by(Transfer.kind)
+    )
+
+
 def _type_of(column: Any) -> Any:
     """A job type; that of the job where a server of before schema 0016 stored none."""
     return pw.fn.COALESCE(pw.fn.NULLIF(column, _NO_PART), Job.job_type)
@@ -87,7 +99,25 @@ SPENT = Source("spent", Job.ended_ms, _spent)
 EARNED = Source("earned", Transfer.created_ms, _earned)
 SUBMITTED = Source("submitted", Job.created_ms, _submitted)
 RAN = Source("ran", Lease.ended_ms, _ran)
-SOURCES = (SPENT, EARNED, SUBMITTED, RAN)
+MOVED_KINDS = (
+    TransferKind.PAYOUT,
+    TransferKind.FEE,
+    TransferKind.WITHDRAWAL_PAID,
+    TransferKind.CREDIT,
+    TransferKind.TOPUP,
+    TransferKind.DISPUTE_REFUND,
+    TransferKind.FEE_REFUND,
+)
+"""The transfers of the whole market that are added up, by kind."""
+MOVED = Source(
+    "moved",
+    Transfer.created_ms,
+    _moved,
+    lambda: Transfer.select(Transfer.created_ms).where(
+        Transfer.id == Transfer.alias().select(pw.fn.MIN(pw.SQL("id")))
+    ),
+)
+SOURCES = (SPENT, EARNED, SUBMITTED, RAN, MOVED)
 
 
 def first_uncounted(source: Source) -> int:
@@ -106,19 +136,19 @@ def add_next_day(source: Source, before: int) -> None:
         DaySum.delete().where(DaySum.what == source.what, DaySum.day >= before).execute()
         first = first_uncounted(source)
     if first == 0:
-        earliest_ms = Job.select(pw.fn.MIN(Job.created_ms)).scalar()
+        earliest_ms = source.earliest().scalar()
         first = before - 1 if earliest_ms is None else day_of(int(earliest_ms))
     day = min(first, before - 1)
     rows = source.rows(pw.Value(source.what), pw.Value(day)).where(
         source.at_ms >= day * DAY_MS, source.at_ms < (day + 1) * DAY_MS
     )
     DaySum.insert_from(rows, _FIELDS).on_conflict_ignore().execute()
-    mark = {"what": source.what, "day": day, "owner_id": _NOBODY, "part": "", "number": 0, "micros": 0}
+    mark = {"what": source.what, "day": day, "owner_id": NOBODY, "part": "", "number": 0, "micros": 0}
     DaySum.insert(mark).on_conflict_ignore().execute()
 
 
 def _marks(source: Source) -> tuple[Any, ...]:
-    return DaySum.what == source.what, DaySum.owner_id == _NOBODY
+    return DaySum.what == source.what, DaySum.owner_id == NOBODY
 
 
 def _since_ms(source: Source) -> Any:
@@ -135,9 +165,31 @@ def added_up(source: Source, owner_id: int, since_day: int) -> list[tuple[int, s
     return [(int(day), part, int(number), int(amount)) for day, part, number, amount in tuples(query)]
 
 
-_number = PreparedQuery(
-    lambda: DaySum.select(pw.fn.SUM(DaySum.number)).where(
-        DaySum.what == arg("what"), DaySum.owner_id == arg("owner_id")
+def _all_days(column: Any) -> PreparedQuery:
+    return PreparedQuery(
+        lambda: DaySum.select(pw.fn.SUM(column)).where(
+            DaySum.what == arg("what"), DaySum.owner_id == arg("owner_id")
+        )
+    )
+
+
+_number, _micros = _all_days(DaySum.number), _all_days(DaySum.micros)
+_spent_later = PreparedQuery(
+    lambda: Hold.select(pw.fn.SUM(Hold.charge_micros)).where(
+        Hold.renter_id == arg("owner_id"),
+        states.is_exactly(Hold.state, HoldState.POSTED),
+        Hold.resolved_ms >= _since_ms(SPENT),
+    )
+)
+_earned_later = PreparedQuery(
+    lambda: Transfer.select(pw.fn.SUM(Transfer.amount_micros)).where(
+        Transfer.credit_account_id.in_(
+            Account.select(Account.id).where(
+                Account.kind.in_(PAYOUT_KINDS), Account.owner_id == arg("owner_id")
+            )
+        ),
+        of_kind(TransferKind.PAYOUT),
+        Transfer.created_ms >= _since_ms(EARNED),
     )
 )
 _submitted_later = PreparedQuery(
@@ -160,6 +212,16 @@ def ran(provider_id: int) -> int:
     return _in_all(RAN, _ran_later, provider_id)
 
 
-def _in_all(source: Source, later: PreparedQuery, owner_id: int) -> int:
-    added_up = _number.value(what=source.what, owner_id=owner_id)
-    return int(added_up or 0) + int(later.value(owner_id=owner_id))
+def spent(renter_id: int) -> int:
+    """The sum of the charges of a renter's ended jobs, in micros."""
+    return _in_all(SPENT, _spent_later, renter_id, _micros)
+
+
+def earned(provider_id: int) -> int:
+    """The sum of a provider's payouts, in micros."""
+    return _in_all(EARNED, _earned_later, provider_id, _micros)
+
+
+def _in_all(source: Source, later: PreparedQuery, owner_id: int, added_up: PreparedQuery = _number) -> int:
+    before = added_up.value(what=source.what, owner_id=owner_id)
+    return int(before or 0) + int(later.value(owner_id=owner_id) or 0)

@@ -12,7 +12,7 @@ import sqlite3
 
 import peewee
 
-from server.domain.errors import DomainError, Reason
+from server.domain.errors import DomainError, Reason, outcome_unknown
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ _REFUSED_COMMITS = {
 # PostgreSQL's classes of errors with which it rolls back: integrity, invalid transaction state, rollback.
 _ROLLED_BACK_CLASSES = ("23", "25", "40")
 _COMPLETION_UNKNOWN = "40003"
+# PostgreSQL is a standby, or read-only; or it ended a session that was idle in its transaction for too long.
+_OF_THE_STORE_STATES = {"25006", "25P03", "25P04"}
 # PostgreSQL's serialization_failure and deadlock_detected: the same transaction may succeed when repeated.
 _RETRYABLE_STATES = {"40001", "40P01"}
 
@@ -48,11 +50,7 @@ class Faults:
             return self._damaged(error)
         if during_commit and not _is_rolled_back(error):
             log.error("the outcome of a transaction is not known", exc_info=error)
-            return DomainError(
-                Reason.OUTCOME_UNKNOWN,
-                "the database did not answer in the end, so it is not known whether this was done; repeat it "
-                "with the same Idempotency-Key, or read what it should have changed before you try again",
-            )
+            return outcome_unknown()
         return self.unavailable(error)
 
     def unavailable(self, error: Exception) -> DomainError:
@@ -82,7 +80,11 @@ def damaged() -> DomainError:
 
 def is_of_the_store(error: BaseException) -> bool:
     """Whether a fault is the connection's, the disk's or the file's, rather than one statement's."""
-    return isinstance(error, (peewee.OperationalError, peewee.InterfaceError)) or _is_damaged(error)
+    return (
+        isinstance(error, (peewee.OperationalError, peewee.InterfaceError))
+        or _sqlstate(error) in _OF_THE_STORE_STATES
+        or _is_damaged(error)
+    )
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -105,6 +107,15 @@ def start_fault(error: Exception) -> str:
     }
     remedy = remedies.get(_sqlite_code(error))
     return f"the database cannot be opened: {text}" + (f"; {remedy}" if remedy else "")
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a PostgreSQL cannot be reached, or does not serve yet or any more. SQLite is a file."""
+    state = _sqlstate(error)
+    is_postgres = not _sqlite_code(error) and isinstance(
+        error, (peewee.OperationalError, peewee.InterfaceError)
+    )
+    return is_postgres and (state is None or state.startswith(("08", "57P")))
 
 
 def _is_damaged(error: BaseException) -> bool:

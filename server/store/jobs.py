@@ -29,23 +29,40 @@ from server.domain.jobs import (
 from server.domain.levels import Unasked
 from server.domain.placement import Wants
 from server.domain.pricing import Price
-from server.store import changes, states
+from server.domain.providers import AccountState
+from server.store import changes, counted, spans, states
 from server.store import models as db
 from server.store.keys import IS_LIMITED
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
 
-_get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
+_IS_RENTER_DELETED = pw.fn.EXISTS(
+    db.Renter.select(db.Renter.id).where(
+        db.Renter.id == db.Job.renter_id, states.is_in(db.Renter.state, AccountState.DELETED)
+    )
+)
+_get = PreparedRows(
+    db.Job,
+    lambda rows: rows.where(db.Job.job_id == arg("job_id")),
+    is_renter_deleted=_IS_RENTER_DELETED,
+)
 _get_of_renter = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.renter_id == arg("renter_id")),
+    is_renter_deleted=_IS_RENTER_DELETED,
 )
 _get_of_provider = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.provider_id == arg("provider_id")),
+    is_renter_deleted=_IS_RENTER_DELETED,
 )
 # What a list leaves in the database: a prompt can have megabytes, and a list has 200 jobs.
 _UNLISTED = ("spec",)
-_get_listed = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")), without=_UNLISTED)
+_get_listed = PreparedRows(
+    db.Job,
+    lambda rows: rows.where(db.Job.job_id == arg("job_id")),
+    without=_UNLISTED,
+    is_renter_deleted=_IS_RENTER_DELETED,
+)
 _newest_of_renter = PreparedRows(
     db.Job,
     lambda rows: (
@@ -127,6 +144,7 @@ _insert = PreparedRows(
             "idempotency_key",
             "request_digest",
             "key_id",
+            "trace",
             state=states.first(JOB_TRANSITIONS, JobEvent.SUBMIT),
         )
     ).returning(*db.Job._meta.sorted_fields, IS_LIMITED),
@@ -147,6 +165,7 @@ _finish = PreparedQuery(
             "usage",
             "output_truncated",
         ),
+        output_bytes=db.Job.output_bytes + arg("last_bytes"),
         # Kept only of the market's own jobs.
         logprobs=pw.Case(
             None,
@@ -219,6 +238,7 @@ def insert(
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
         key_id=key_id,
+        trace=request.trace,
     )
     return job_of(row), len(spec.encode()), bool(row.is_limited)
 
@@ -333,6 +353,21 @@ def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]
     return [(job_id, int(provider_id)) for job_id, provider_id in rows]
 
 
+def cancelled_runs() -> list[tuple[str, int, int, bool]]:
+    """The runs that have not ended since their cancel was requested.
+
+    Job, provider, lease epoch, and whether its files are kept.
+    """
+    job = db.Job
+    query = job.select(job.job_id, job.provider_id, job.lease_epoch, job.keeps_files).where(
+        states.is_in(job.state, JobState.RUNNING), job.cancel_requested_ms.is_null(False)
+    )
+    return [
+        (job_id, int(provider_id), int(epoch), bool(keeps))
+        for job_id, provider_id, epoch, keeps in db.tuples(query)
+    ]
+
+
 def wants(job_id: str) -> Wants:
     """What a job requires of its provider."""
     ((kind, *rest),) = db.tuples(db.Job.select(*NEEDS).where(db.Job.job_id == job_id))
@@ -399,8 +434,12 @@ def finish(
     usage: dict[str, Any] | None = None,
     output_truncated: bool = False,
     logprobs: Logprobs = (),
+    last_bytes: int = 0,
 ) -> bool:
-    """Ends a job once; False if its state or lease epoch has changed since ``job`` was read."""
+    """Ends a job once; False if its state or lease epoch has changed since ``job`` was read.
+
+    ``last_bytes``: of the output that was stored with the end of its lease.
+    """
     state = JOB_TRANSITIONS.next_state(job.state, event)
     if state not in FINAL:
         return False
@@ -420,15 +459,22 @@ def finish(
         usage=json.dumps(usage) if usage else None,
         output_truncated=output_truncated,
         logprobs=json.dumps(logprobs) if logprobs else None,
+        last_bytes=last_bytes,
     )
+    if changed:
+        reason = failure_reason.value if failure_reason else ""
+        counted.note("dcp_jobs_ended_total", job.job_type.value, states.stored(state), reason)
+        spans.note_job(job, states.stored(state), failure_reason, now_ms)
     return bool(changed)
 
 
-def request_cancel(job: Job, now_ms: int) -> bool:
-    """Records when the cancel of a running job was first requested."""
+def request_cancel(job: Job, now_ms: int, *, keeps_files: bool = False) -> bool:
+    """Records when the cancel of a running job was first requested, and whether its files are kept."""
     changes.note(job.job_id)
     changed = (
-        db.Job.update(cancel_requested_ms=pw.fn.COALESCE(db.Job.cancel_requested_ms, now_ms))
+        db.Job.update(
+            cancel_requested_ms=pw.fn.COALESCE(db.Job.cancel_requested_ms, now_ms), keeps_files=keeps_files
+        )
         .where(_guard(job, JobEvent.REQUEST_CANCEL))
         .execute()
     )
@@ -468,6 +514,7 @@ def job_of(row: Any) -> Job:
         started_ms=row.started_ms,
         ended_ms=row.ended_ms,
         cancel_requested_ms=row.cancel_requested_ms,
+        keeps_files=row.keeps_files,
         output_bytes=row.output_bytes,
         output_truncated=bool(row.output_truncated),
         content_type=row.content_type,
@@ -482,6 +529,8 @@ def job_of(row: Any) -> Job:
         texts_removed_ms=row.texts_removed_ms,
         logprobs=tuple(map(tuple, json.loads(row.logprobs))) if row.logprobs else (),
         key_id=row.key_id,
+        trace=row.trace,
+        is_renter_deleted=bool(row.is_renter_deleted) if hasattr(row, "is_renter_deleted") else None,
     )
 
 

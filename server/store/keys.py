@@ -45,12 +45,13 @@ class KeyOwner:
     key_id: int
     scopes: frozenset[Scope] | None = None
     expires_ms: int | None = None
+    is_log_in: bool = False
 
 
 _find_key = PreparedQuery(
-    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id, ApiKey.scopes, ApiKey.expires_ms).where(
-        ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
-    )
+    lambda: ApiKey.select(
+        ApiKey.role, ApiKey.owner_id, ApiKey.id, ApiKey.scopes, ApiKey.expires_ms, ApiKey.is_log_in
+    ).where(ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null())
 )
 _BUDGETS = {
     Period.DAY: ApiKey.day_budget_micros,
@@ -146,6 +147,7 @@ def add(
     scopes: frozenset[Scope] | None = None,
     expires_ms: int | None = None,
     limits: KeyLimits = NO_LIMITS,
+    is_log_in: bool = False,
 ) -> None:
     """Inserts a key, as its digest and last 4 characters; without scopes it is a main key."""
     ApiKey.insert(
@@ -158,6 +160,7 @@ def add(
             ApiKey.scopes: None if scopes is None else " ".join(sorted(scopes)),
             ApiKey.expires_ms: expires_ms,
             ApiKey.created_ms: now_ms,
+            ApiKey.is_log_in: is_log_in,
             **_columns(limits),
         }
     ).execute()
@@ -168,9 +171,9 @@ def find(sha256: bytes) -> KeyOwner | None:
     row = _find_key.one(sha256=sha256)
     if row is None:
         return None
-    role, owner_id, key_id, scopes, expires_ms = row
+    role, owner_id, key_id, scopes, expires_ms, is_log_in = row
     granted = None if scopes is None else frozenset(Scope(name) for name in scopes.split())
-    return KeyOwner(role, owner_id, key_id, granted, expires_ms)
+    return KeyOwner(role, owner_id, key_id, granted, expires_ms, bool(is_log_in))
 
 
 def admitted_providers(key_ids: Sequence[int], now_ms: int) -> dict[int, AccountState]:
@@ -198,8 +201,17 @@ def valid(key_ids: Sequence[int], now_ms: int) -> set[int]:
     return {int(key_id) for (key_id,) in tuples(query)}
 
 
+def is_withdrawn(key_id: int) -> bool:
+    """Whether a sub-key was revoked. A main key that was replaced still stands for its account."""
+    query = ApiKey.select().where(
+        ApiKey.id == key_id, ApiKey.scopes.is_null(False), ApiKey.revoked_ms.is_null(False)
+    )
+    return bool(query.exists())
+
+
 def _own(role: str, owner_id: int) -> Any:
-    return (ApiKey.role == role) & (ApiKey.owner_id == owner_id)
+    """An owner's keys, without its log-ins, which server.store.log_ins keeps."""
+    return (ApiKey.role == role) & (ApiKey.owner_id == owner_id) & ~ApiKey.is_log_in
 
 
 def _key(row: Any) -> KeyRow:

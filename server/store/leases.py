@@ -7,12 +7,13 @@ nothing changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import peewee as pw
 
-from server.domain.jobs import JOB_TRANSITIONS, FailureReason, Job, JobEvent
+from server.domain.jobs import JOB_TRANSITIONS, FailureReason, Job, JobEvent, JobType
 from server.domain.leases import (
     LEASE_TRANSITIONS,
     Channel,
@@ -25,7 +26,7 @@ from server.domain.leases import (
     public_number,
     secret_digest,
 )
-from server.store import changes, states
+from server.store import changes, counted, spans, states
 from server.store import models as db
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound
 
@@ -33,7 +34,7 @@ MOST_CHUNKS = 512
 """Most chunks that are read at once."""
 
 
-def _held(event: LeaseEvent) -> Any:
+def _held(*events: LeaseEvent) -> Any:
     """The guard of a write that a daemon asked for: this session has the lease, and its state allows it."""
     lease = db.Lease
     return (
@@ -42,17 +43,17 @@ def _held(event: LeaseEvent) -> Any:
         & (lease.secret_sha256 == arg("secret"))
         & (lease.provider_id == arg("provider_id"))
         & (lease.session_epoch == arg("session_epoch"))
-        & states.may(lease.state, LEASE_TRANSITIONS, event)
+        & states.may(lease.state, LEASE_TRANSITIONS, *events)
     )
 
 
-def _leased(event: JobEvent) -> Any:
-    """The guard of a job's change: its lease has this epoch, and its state allows ``event``."""
+def _leased(*events: JobEvent) -> Any:
+    """The guard of a job's change: its lease has this epoch, and its state allows these events."""
     job = db.Job
     return (
         (job.job_id == arg("job_id"))
         & (job.lease_epoch == arg("lease_epoch"))
-        & states.may(job.state, JOB_TRANSITIONS, event)
+        & states.may(job.state, JOB_TRANSITIONS, *events)
     )
 
 
@@ -133,6 +134,22 @@ def open_value() -> Any:
 
 
 _count_open_leases = PreparedQuery(counted_open)
+
+
+def _counted_by_provider() -> Any:
+    return (
+        db.Lease.select(
+            db.Lease.provider_id,
+            pw.fn.COUNT(db.Lease.job_id),
+            pw.fn.SUM(pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.hold_micros)], 0)),
+        )
+        .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
+        .where(states.is_not(db.Lease.state, LeaseState.ENDED))
+        .group_by(db.Lease.provider_id)
+    )
+
+
+_open_by_provider = PreparedQuery(_counted_by_provider)
 _pend = PreparedQuery(
     lambda: db.Job.update(
         {
@@ -162,44 +179,37 @@ _insert_lease = PreparedQuery(
         )
     )
 )
-_accept_job = PreparedQuery(
-    lambda: db.Job.update(
-        {
-            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.ACCEPT),
-            db.Job.attempt: db.Job.attempt + 1,
-        }
-    ).where(_leased(JobEvent.ACCEPT))
-)
-_accept_lease = PreparedQuery(
-    lambda: db.Lease.update(
-        {
-            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.ACCEPT),
-            db.Lease.accepted_ms: arg("now_ms"),
-            db.Lease.attempt: db.Job.select(db.Job.attempt + 1).where(db.Job.job_id == arg("job_id")),
-        }
-    ).where(_held(LeaseEvent.ACCEPT))
-)
-_start_job = PreparedQuery(
-    lambda: db.Job.update(
-        {
-            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.START),
-            db.Job.started_ms: arg("now_ms"),
-        }
-    ).where(_leased(JobEvent.START))
-)
-_start_lease = PreparedQuery(
-    lambda: db.Lease.update(
-        {
-            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.START),
-            db.Lease.started_ms: arg("now_ms"),
-        }
-    ).where(_held(LeaseEvent.START))
-)
+
+
+def _move_job(*events: JobEvent, **columns: Any) -> PreparedQuery:
+    return PreparedQuery(
+        lambda: db.Job.update(state=states.after(JOB_TRANSITIONS, *events), **columns).where(_leased(*events))
+    )
+
+
+def _move_lease(*events: LeaseEvent, **columns: Any) -> PreparedQuery:
+    return PreparedQuery(
+        lambda: db.Lease.update(state=states.after(LEASE_TRANSITIONS, *events), **columns).where(
+            _held(*events)
+        )
+    )
+
+
+_accepted_job = {"attempt": db.Job.attempt + 1}
+_accepted_lease = {
+    "accepted_ms": arg("now_ms"),
+    "attempt": db.Job.select(db.Job.attempt + 1).where(db.Job.job_id == arg("job_id")),
+}
+_started = {"started_ms": arg("now_ms")}
+_accept_job = _move_job(JobEvent.ACCEPT, **_accepted_job)
+_accept_lease = _move_lease(LeaseEvent.ACCEPT, **_accepted_lease)
+_start_job = _move_job(JobEvent.START, **_started)
+_start_lease = _move_lease(LeaseEvent.START, **_started)
+_accept_started_job = _move_job(JobEvent.ACCEPT, JobEvent.START, **_accepted_job, **_started)
+_accept_started_lease = _move_lease(LeaseEvent.ACCEPT, LeaseEvent.START, **_accepted_lease, **_started)
+_FIRST_OUTPUT_MS = pw.fn.COALESCE(db.Lease.first_output_ms, arg("now_ms"))
 _advance_stream = {
-    Channel.OUTPUT: _advance(
-        db.Lease.output_through_seq,
-        first_output_ms=pw.fn.COALESCE(db.Lease.first_output_ms, arg("now_ms")),
-    ),
+    Channel.OUTPUT: _advance(db.Lease.output_through_seq, first_output_ms=_FIRST_OUTPUT_MS),
     Channel.LOG: _advance(db.Lease.log_through_seq),
 }
 _insert_chunk = PreparedQuery(
@@ -210,23 +220,31 @@ _count_output = PreparedQuery(
         db.Job.job_id == arg("job_id")
     )
 )
-_end_lease = PreparedQuery(
-    lambda: db.Lease.update(
-        {
-            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.END),
-            db.Lease.outcome: arg("outcome"),
-            db.Lease.failure_reason: arg("failure_reason"),
-            db.Lease.detail: arg("detail"),
-            db.Lease.run_ms: arg("run_ms"),
-            db.Lease.image_digest: arg("image_digest"),
-            db.Lease.ended_ms: arg("now_ms"),
-        }
-    ).where(
-        db.Lease.job_id == arg("job_id"),
-        db.Lease.lease_epoch == arg("lease_epoch"),
-        db.Lease.session_epoch == arg("session_epoch"),
-        states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.END),
+
+
+def _end(*events: LeaseEvent, also: Mapping[str, Any], where: Sequence[Any] = ()) -> PreparedQuery:
+    return PreparedQuery(
+        lambda: db.Lease.update(
+            bound(db.Lease, "outcome", "failure_reason", "detail", "run_ms", "image_digest"),
+            state=states.after(LEASE_TRANSITIONS, *events),
+            ended_ms=arg("now_ms"),
+            **also,
+        ).where(
+            db.Lease.job_id == arg("job_id"),
+            db.Lease.lease_epoch == arg("lease_epoch"),
+            db.Lease.session_epoch == arg("session_epoch"),
+            states.may(db.Lease.state, LEASE_TRANSITIONS, *events),
+            *where,
+        )
     )
+
+
+_end_lease = _end(LeaseEvent.END, also={})
+_write_and_end_lease = _end(
+    LeaseEvent.WRITE,
+    LeaseEvent.END,
+    also={"output_through_seq": arg("seq"), "first_output_ms": _FIRST_OUTPUT_MS},
+    where=[db.Lease.output_through_seq == arg("seq") - 1],
 )
 _read_stream = PreparedQuery(
     lambda: (
@@ -272,6 +290,11 @@ _chunks_between = PreparedQuery(
 ENDED_ATTEMPT = pw.SQL(f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0")
 
 
+ENDED_OFFER = pw.SQL(f"state = {states.literal(LeaseState.ENDED)} AND attempt = 0")
+# A newer release may have stored types that this one does not know.
+_JOB_TYPES = frozenset(kind.value for kind in JobType)
+
+
 def not_taken() -> Any:
     """The condition on leases after which their job is not offered to the same provider for a while."""
     outcomes = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
@@ -279,9 +302,49 @@ def not_taken() -> Any:
     return db.Lease.outcome.in_(outcomes) | db.Lease.failure_reason.in_(given_back)
 
 
+@dataclass(frozen=True, slots=True)
+class MissedOffer:
+    """An offer that ended before it was accepted. Times are in ms since 1970."""
+
+    job_id: str
+    job_type: JobType
+    outcome: LeaseOutcome
+    detail: str
+    offered_ms: int
+    ended_ms: int
+
+
+def missed_offers(provider_id: int, limit: int) -> list[MissedOffer]:
+    """The newest offers that a provider's daemon did not take, newest first."""
+    lease = db.Lease
+    kind = db.Job.select(db.Job.job_type).where(db.Job.job_id == lease.job_id)
+    query = lease.select(
+        lease.job_id, kind.alias("job_type"), lease.outcome, lease.detail, lease.offered_ms, lease.ended_ms
+    ).where(lease.provider_id == provider_id, ENDED_OFFER)
+    newest = query.order_by(lease.ended_ms.desc()).limit(limit)
+    return [
+        MissedOffer(job_id, JobType(kind), LeaseOutcome(outcome), *rest)
+        for job_id, kind, outcome, *rest in db.tuples(newest)
+        if kind in _JOB_TYPES
+    ]
+
+
 def open_of(provider_id: int) -> list[Lease]:
     """The leases of a provider that have not ended, oldest first."""
     return [_lease(row) for row in _open_of.all(provider_id=provider_id)]
+
+
+def open_by_provider(provider_ids: Sequence[int] | None = None) -> dict[int, tuple[int, int]]:
+    """The open leases of each provider that has any, and the holds of those whose jobs named no provider.
+
+    Of these providers alone, or of all.
+    """
+    rows = (
+        _open_by_provider.all()
+        if provider_ids is None
+        else db.tuples(_counted_by_provider().where(db.Lease.provider_id.in_(list(provider_ids))))
+    )
+    return {int(id_): (int(count), int(value or 0)) for id_, count, value in rows}
 
 
 def count_open(provider_id: int) -> int:
@@ -318,6 +381,7 @@ def offer(
         lost_after_ms=job.lost_after_ms,
         output_limit_bytes=output_limit_bytes,
         spec=job.spec,
+        trace=spans.offered_in(job, epoch),
     )
 
 
@@ -349,11 +413,11 @@ def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> b
 
 
 def accept_started(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
-    """The daemon accepted the offer, and the run has started: as ``accept`` and ``start``.
-
-    If it returns False, the caller must undo the transaction.
-    """
-    return accept(ref, provider_id, session_epoch, now_ms) and start(ref, provider_id, session_epoch, now_ms)
+    """The daemon accepted the offer, and the run has started: as ``accept`` and ``start``, in one."""
+    changes.note(ref.job_id)
+    moved = _accept_started_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
+    job = {"job_id": ref.job_id, "lease_epoch": ref.lease_epoch, "now_ms": now_ms}
+    return bool(moved and _accept_started_job.run(**job))
 
 
 def store_chunk(
@@ -372,11 +436,15 @@ def store_chunk(
     key = _key(ref, provider_id, session_epoch)
     if _advance_stream[stream].run(**key, seq=seq, before=seq - 1, now_ms=now_ms) != 1:
         return False
-    _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
-    changes.note(ref.job_id)
+    _insert_output(ref.job_id, ref.lease_epoch, stream, seq, data)
+    changes.note_text(ref.job_id)
     if stream is Channel.OUTPUT:
         _count_output.run(job_id=ref.job_id, size=len(data))
     return True
+
+
+def _insert_output(job_id: str, lease_epoch: int, stream: Channel, seq: int, data: bytes) -> None:
+    _insert_chunk.run(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value, seq=seq, data=data)
 
 
 def end(
@@ -388,19 +456,35 @@ def end(
     failure_reason: FailureReason | None = None,
     run_ms: int | None = None,
     image_digest: str = "",
+    last_output: bytes = b"",
+    trace: str = "",
 ) -> bool:
-    """Ends a lease once; False if it has ended or moved to another session. ``detail`` is for a person."""
-    changed = _end_lease.run(
-        job_id=lease.job_id,
-        lease_epoch=lease.lease_epoch,
-        session_epoch=lease.session_epoch,
-        outcome=outcome.value,
-        detail=detail,
-        failure_reason=failure_reason.value if failure_reason else None,
-        run_ms=run_ms,
-        image_digest=image_digest,
-        now_ms=now_ms,
-    )
+    """Ends a lease once; False if it has ended or moved to another session. ``detail`` is for a person.
+
+    ``last_output``: the chunk with which the run's output ends, whose number ``lease`` has already; then it
+    is also False if other output was stored since ``lease`` was read. Its bytes count for the job when that
+    ends (``jobs.finish``). ``trace``: the job's.
+    """
+    values: dict[str, Any] = {
+        "job_id": lease.job_id,
+        "lease_epoch": lease.lease_epoch,
+        "session_epoch": lease.session_epoch,
+        "outcome": outcome.value,
+        "detail": detail,
+        "failure_reason": failure_reason.value if failure_reason else None,
+        "run_ms": run_ms,
+        "image_digest": image_digest,
+        "now_ms": now_ms,
+    }
+    if last_output:
+        changed = _write_and_end_lease.run(**values, seq=lease.output_through_seq)
+    else:
+        changed = _end_lease.run(**values)
+    if changed and last_output:
+        _insert_output(lease.job_id, lease.lease_epoch, Channel.OUTPUT, lease.output_through_seq, last_output)
+    if changed:
+        counted.note("dcp_leases_ended_total", outcome.value)
+        spans.note_attempt(trace, lease, outcome, failure_reason, now_ms)
     return bool(changed)
 
 

@@ -15,12 +15,14 @@ from server.domain.jobs import JobType
 from server.domain.ledger import AccountKind, HoldState, TransferKind
 from server.domain.money import MAX_BALANCE_MICROS, whole_halala
 from server.domain.pricing import PARTS
-from server.store import states
+from server.store import counted, states
 from server.store.budgets import HAS_BUDGET
 from server.store.models import Account, Hold, TokenRemainder, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
 
 NO_LEAST = -(2**62)
+# The accounts to which payouts go: those that mature, and all others.
+PAYOUT_KINDS = (ledger.maturing(0).kind.value, ledger.provider(0).kind.value)
 
 _find = PreparedQuery(
     lambda: Account.select(Account.id).where(Account.kind == arg("kind"), Account.owner_id == arg("owner_id"))
@@ -180,8 +182,7 @@ def turnover(kind: TransferKind, since_ms: int = 0) -> int:
 
 def payout_accounts(provider_id: int) -> list[int]:
     """The ids of the accounts to which a provider's payouts went: those that mature, and all others."""
-    kinds = [ledger.maturing(provider_id).kind.value, ledger.provider(provider_id).kind.value]
-    query = Account.select(Account.id).where(Account.kind.in_(kinds), Account.owner_id == provider_id)
+    query = Account.select(Account.id).where(Account.kind.in_(PAYOUT_KINDS), Account.owner_id == provider_id)
     return [int(row_id) for (row_id,) in tuples(query)]
 
 
@@ -249,6 +250,8 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
             kind = transfer.job_type.value if transfer.job_type is not None else None
             about = (transfer.job_id, transfer.withdrawal_id, now_ms, kind)
             rows.append((transfer.kind.value, debit_id, credit_id, transfer.amount_micros, *about))
+            counted.note("dcp_transfers_total", transfer.kind.value)
+            counted.note("dcp_transferred_micros_total", transfer.kind.value, by=transfer.amount_micros)
     if rows:
         names = [field.name for field in _TRANSFER]
         values = {

@@ -30,6 +30,7 @@ class LetterRow:
     facts: dict[str, str]
     created_ms: int
     attempts: int
+    log_in_code_id: int | None = None
 
 
 def add(
@@ -39,6 +40,7 @@ def add(
     now_ms: int,
     *,
     email_code_id: int | None = None,
+    log_in_code_id: int | None = None,
     is_bounded: bool = True,
     **facts: str,
 ) -> None:
@@ -58,6 +60,7 @@ def add(
         recipient=account.email,
         mailbox=mailbox,
         email_code_id=email_code_id,
+        log_in_code_id=log_in_code_id,
         facts=json.dumps(facts),
         created_ms=now_ms,
         next_ms=now_ms,
@@ -107,4 +110,5 @@ def _letter(row: Any) -> LetterRow:
         json.loads(row.facts),
         row.created_ms,
         row.attempts,
+        row.log_in_code_id,
     )

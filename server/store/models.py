@@ -44,9 +44,33 @@ class Provider(Table):
     image_patterns = pw.TextField(null=True)
     network = pw.TextField(null=True)
     email_verified_ms = pw.BigIntegerField(null=True)
+    server_id = pw.BigIntegerField(null=True)
+    boot_id = pw.TextField(default="")
+    slots = pw.BigIntegerField(default=0)
+    runs_plain_processes = pw.BooleanField(default=False)
+    capacity_no = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "provider"
+
+
+class BlobFolder(Table):
+    id = pw.BigIntegerField(primary_key=True)
+    mark = pw.TextField()
+
+    class Meta:
+        table_name = "blob_folder"
+
+
+class Server(Table):
+    id = pw.BigAutoField()
+    name = pw.TextField()
+    version = pw.TextField()
+    started_ms = pw.BigIntegerField()
+    heartbeat_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "server"
 
 
 class ProviderTerms(Table):
@@ -77,6 +101,7 @@ class ProviderModel(Table):
     name = pw.TextField()
     context_tokens = pw.IntegerField(default=0)
     warm = pw.BooleanField(default=False)
+    job_types = pw.TextField(default="llm-inference")
 
     class Meta:
         table_name = "provider_model"
@@ -94,6 +119,7 @@ class Renter(Table):
     created_ms = pw.BigIntegerField()
     erase_from_ms = pw.BigIntegerField(null=True)
     request_bytes = pw.BigIntegerField(default=0)
+    input_bytes = pw.BigIntegerField(default=0)
     storage_day = pw.BigIntegerField(default=0)
     network = pw.TextField(null=True)
     is_market = pw.BooleanField(default=False)
@@ -120,6 +146,7 @@ class ApiKey(Table):
     total_budget_micros = pw.BigIntegerField(null=True)
     allowed_models = pw.TextField(default="[]")
     allowed_providers = pw.TextField(default="[]")
+    is_log_in = pw.BooleanField(default=False)
 
     class Meta:
         table_name = "api_key"
@@ -233,6 +260,7 @@ class Job(Table):
     started_ms = pw.BigIntegerField(null=True)
     ended_ms = pw.BigIntegerField(null=True)
     cancel_requested_ms = pw.BigIntegerField(null=True)
+    keeps_files = pw.BooleanField(default=False)
     output_bytes = pw.BigIntegerField(default=0)
     output_truncated = pw.BooleanField(default=False)
     content_type = pw.TextField(default="")
@@ -253,6 +281,7 @@ class Job(Table):
     architecture = pw.TextField(null=True)
     unasked = pw.TextField(null=True)
     key_id = pw.BigIntegerField(null=True)
+    trace = pw.TextField(default="")
 
     class Meta:
         table_name = "job"
@@ -389,6 +418,21 @@ class WebhookDelivery(Table):
         table_name = "webhook_delivery"
 
 
+class Incident(Table):
+    id = pw.BigAutoField()
+    condition = pw.TextField()
+    bad_since_ms = pw.BigIntegerField()
+    read_ms = pw.BigIntegerField()
+    facts = pw.TextField()
+    began_ms = pw.BigIntegerField(null=True)
+    fine_since_ms = pw.BigIntegerField(null=True)
+    ended_ms = pw.BigIntegerField(null=True)
+    reported_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "incident"
+
+
 class Repeat(Table):
     owner = pw.TextField()
     key = pw.TextField()
@@ -446,6 +490,95 @@ class Artifact(Table):
 
     class Meta:
         table_name = "artifact"
+
+
+class Input(Table):
+    id = pw.BigAutoField()
+    input_id = pw.TextField(unique=True)
+    renter_id = pw.BigIntegerField()
+    purpose = pw.TextField()
+    name = pw.TextField()
+    size_bytes = pw.BigIntegerField()
+    received_bytes = pw.BigIntegerField(default=0)
+    sha256 = pw.BlobField()
+    url = pw.TextField(default="")
+    problem = pw.TextField(default="")
+    state = pw.TextField()
+    created_ms = pw.BigIntegerField()
+    used_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "input"
+
+
+class InputPiece(Table):
+    id = pw.BigAutoField()
+    owner_id = pw.BigIntegerField()
+    first_byte = pw.BigIntegerField()
+    size_bytes = pw.BigIntegerField()
+    blob_key = pw.TextField(unique=True)
+    stored_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "input_piece"
+
+
+class JobInput(Table):
+    job_id = pw.TextField()
+    input_id = pw.TextField()
+
+    class Meta:
+        table_name = "job_input"
+        primary_key = pw.CompositeKey("job_id", "input_id")
+
+
+class Batch(Table):
+    id = pw.BigAutoField()
+    batch_id = pw.TextField(unique=True)
+    renter_id = pw.BigIntegerField()
+    key_id = pw.BigIntegerField(null=True)
+    endpoint = pw.TextField()
+    input_id = pw.TextField()
+    state = pw.TextField()
+    stop = pw.TextField(null=True)
+    faults = pw.TextField(default="[]")
+    metadata = pw.TextField(default="{}")
+    max_cost_micros = pw.BigIntegerField(null=True)
+    lines = pw.BigIntegerField(default=0)
+    added_bytes = pw.BigIntegerField(default=0)
+    completed = pw.BigIntegerField(default=0)
+    failed = pw.BigIntegerField(default=0)
+    charged_micros = pw.BigIntegerField(default=0)
+    output_bytes = pw.BigIntegerField(default=0)
+    times = pw.TextField(default="{}")
+    created_ms = pw.BigIntegerField()
+    touched_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField()
+    ended_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "batch"
+
+
+class BatchLine(Table):
+    batch_id = pw.BigIntegerField()
+    number = pw.BigIntegerField()
+    custom_id = pw.TextField()
+    kind = pw.TextField()
+    model = pw.TextField()
+    request = pw.BlobField(null=True)
+    max_tokens = pw.BigIntegerField(null=True)
+    cache_key = pw.TextField()
+    form = pw.BlobField()
+    state = pw.TextField()
+    job_id = pw.TextField(null=True)
+    hold_micros = pw.BigIntegerField(default=0)
+    error_code = pw.TextField(null=True)
+    error_message = pw.TextField(null=True)
+
+    class Meta:
+        table_name = "batch_line"
+        primary_key = pw.CompositeKey("batch_id", "number")
 
 
 class MaturedPayouts(Table):
@@ -594,9 +727,96 @@ class Letter(Table):
     attempts = pw.IntegerField(default=0)
     next_ms = pw.BigIntegerField()
     error = pw.TextField(null=True)
+    log_in_code_id = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "letter"
+
+
+class LogInCode(Table):
+    id = pw.BigAutoField()
+    role = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    browser_sha256 = pw.BlobField()
+    sha256 = pw.BlobField(null=True)
+    created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField()
+    guesses = pw.IntegerField(default=0)
+    ended_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "log_in_code"
+
+
+class Operator(Table):
+    id = pw.BigAutoField()
+    name = pw.TextField()
+    name_key = pw.TextField()
+    email = pw.TextField()
+    role = pw.TextField()
+    handle = pw.BlobField()
+    created_ms = pw.BigIntegerField()
+    removed_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "operator"
+
+
+class OperatorInvitation(Table):
+    id = pw.BigAutoField()
+    operator_id = pw.BigIntegerField()
+    sha256 = pw.BlobField()
+    created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField()
+    ended_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "operator_invitation"
+
+
+class OperatorKey(Table):
+    id = pw.BigAutoField()
+    operator_id = pw.BigIntegerField()
+    sha256 = pw.BlobField()
+    last4 = pw.TextField()
+    name = pw.TextField()
+    is_log_in = pw.BooleanField()
+    by_key_id = pw.BigIntegerField(null=True)
+    by_passkey_id = pw.BigIntegerField(null=True)
+    created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField()
+    last_used_ms = pw.BigIntegerField(null=True)
+    revoked_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "operator_key"
+
+
+class Passkey(Table):
+    id = pw.BigAutoField()
+    operator_id = pw.BigIntegerField()
+    credential_id = pw.BlobField()
+    public_key = pw.BlobField()
+    sign_count = pw.BigIntegerField()
+    name = pw.TextField()
+    created_ms = pw.BigIntegerField()
+    last_used_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "passkey"
+
+
+class PasskeyChallenge(Table):
+    id = pw.BigAutoField()
+    browser_sha256 = pw.BlobField()
+    purpose = pw.TextField()
+    operator_id = pw.BigIntegerField(null=True)
+    invitation_id = pw.BigIntegerField(null=True)
+    challenge = pw.BlobField()
+    expires_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "passkey_challenge"
 
 
 # Every table, in the order of this file.

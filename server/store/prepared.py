@@ -11,7 +11,7 @@ which ``arg("name")`` stands for each value:
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import peewee as pw
@@ -68,6 +68,34 @@ class PreparedQuery:
             self._database = database
         parameters = [values[p.name] if isinstance(p, _Arg) else p for p in self._parameters]
         return database.execute_sql(self._sql, parameters)
+
+
+class OfEach:
+    """A query for one id, asked for many of them, such as for the newest rows of each.
+
+    ``text`` is its SQL, with ``{id}`` in place of the id. SQLite runs it for each id, as one prepared
+    statement; PostgreSQL joins it to all ids, and so plans it once.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows of all these ids."""
+        database = Job._meta.database
+        if database.for_update:  # PostgreSQL
+            text = self._text.format(id="wanted.id")
+            joined = (
+                "SELECT found.* FROM unnest(%s::bigint[]) AS wanted (id) "  # noqa: S608  (the text is ours)
+                f"CROSS JOIN LATERAL ({text}) AS found"
+            )
+            yield from database.execute_sql(joined, (list(ids),))
+            return
+        text = self._text.format(id="?1")
+        for id_ in ids:
+            yield from database.execute_sql(text, (id_,))
 
 
 class PreparedRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import peewee as pw
@@ -13,7 +14,7 @@ from server.domain.gpu_models import asked, bounds_mib, canonical, squeezed
 from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import SelfTest
 from server.domain.honesty import Verdict, VerdictReason
-from server.domain.jobs import JobType
+from server.domain.jobs import OF_MODELS, JobType
 from server.domain.levels import Standing
 from server.domain.placement import Model
 from server.domain.providers import AccountState
@@ -56,6 +57,14 @@ class ProviderRow:
     image_patterns: tuple[str, ...] | None
     """Of the images that its owner allows; None if its daemon does not report them."""
     email_verified_ms: int | None
+    server_id: int | None
+    """The server that has its session."""
+    boot_id: str
+    """Of the process that has its newest session."""
+    slots: int
+    runs_plain_processes: bool
+    capacity_no: int
+    """Changes with each session, and with what its daemon can run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,23 @@ class ServedNow:
     """The longest of theirs; 0 if none reports it."""
     since_ms: int
     """When the first of them registered."""
+    kinds: tuple[JobType, ...]
+    """The types of job that it is served for, of those that were asked for, in their order."""
+    providers: int
+    """How many serve it for the type that most serve it for."""
+
+    def also(self, other: ServedNow) -> ServedNow:
+        """The same model with what it is served for besides."""
+        return ServedNow(
+            self.name,
+            max(self.context_tokens, other.context_tokens),
+            min(self.since_ms, other.since_ms),
+            self.kinds + other.kinds,
+            max(self.providers, other.providers),
+        )
 
 
+_MODEL = (ProviderModel.name, ProviderModel.context_tokens, ProviderModel.warm, ProviderModel.job_types)
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
 _inactive_connected = PreparedQuery(
     lambda: Provider.select(Provider.id, Provider.state).where(
@@ -77,7 +101,7 @@ _inactive_connected = PreparedQuery(
 )
 _models_of_one = PreparedQuery(
     lambda: (
-        ProviderModel.select(ProviderModel.name, ProviderModel.context_tokens, ProviderModel.warm)
+        ProviderModel.select(*_MODEL)
         .where(ProviderModel.provider_id == arg("id"))
         .order_by(ProviderModel.name)
     )
@@ -85,7 +109,10 @@ _models_of_one = PreparedQuery(
 _delete_models = PreparedQuery(lambda: ProviderModel.delete().where(ProviderModel.provider_id == arg("id")))
 _insert_model = PreparedQuery(
     lambda: ProviderModel.insert(
-        {ProviderModel.provider_id: arg("id"), **bound(ProviderModel, "name", "context_tokens", "warm")}
+        {
+            ProviderModel.provider_id: arg("id"),
+            **bound(ProviderModel, "name", "context_tokens", "warm", "job_types"),
+        }
     )
 )
 _note_models = PreparedQuery(
@@ -148,25 +175,42 @@ def is_served(kind: JobType, model: str | None, since_ms: int) -> bool:
     query = Provider.select(Provider.job_types).where(*_admitted_since(since_ms))
     if model is not None:
         query = query.join(ProviderModel, on=ProviderModel.provider_id == Provider.id)
-        query = query.where(ProviderModel.name == model)
+        query = query.where(ProviderModel.name == model, _served_for(kind))
     return any(kind.value in text.split() for (text,) in tuples(query.distinct()))
 
 
-def served_now(kind: JobType, since_ms: int, limit: int) -> list[ServedNow]:
-    """The models that active providers with a heartbeat after ``since_ms`` serve, the most served first."""
+def served_now(kinds: Iterable[JobType], since_ms: int, limit: int) -> list[ServedNow]:
+    """The models that active providers with a heartbeat after ``since_ms`` serve for jobs of these types.
+
+    The most served come first.
+    """
+    found: dict[str, ServedNow] = {}
+    for kind in kinds:
+        for served in _served_now(kind, since_ms, limit):
+            before = found.get(served.name)
+            found[served.name] = served if before is None else before.also(served)
+    return sorted(found.values(), key=lambda each: (-each.providers, each.name))[:limit]
+
+
+def _served_now(kind: JobType, since_ms: int, limit: int) -> list[ServedNow]:
+    count = pw.fn.COUNT(Provider.id)
     query = (
         ProviderModel.select(
             ProviderModel.name,
             pw.fn.MAX(ProviderModel.context_tokens),
             pw.fn.MIN(Provider.created_ms),
+            count,
         )
         .join(Provider, on=(Provider.id == ProviderModel.provider_id))
-        .where(*_live(since_ms), ~Provider.draining, _runs(kind))
+        .where(*_live(since_ms), ~Provider.draining, _runs(kind), _served_for(kind))
         .group_by(ProviderModel.name)
-        .order_by(pw.fn.COUNT(Provider.id).desc(), ProviderModel.name)
+        .order_by(count.desc(), ProviderModel.name)
         .limit(limit)
     )
-    return [ServedNow(str(name), int(tokens), int(ms)) for name, tokens, ms in tuples(query)]
+    return [
+        ServedNow(str(name), int(tokens), int(ms), (kind,), int(providers))
+        for name, tokens, ms, providers in tuples(query)
+    ]
 
 
 def seen_since(since_ms: int, limit: int) -> list[ProviderRow]:
@@ -180,8 +224,17 @@ def _live(since_ms: int) -> tuple[Any, ...]:
 
 
 def _runs(kind: JobType) -> Any:
-    """Whether a provider runs the job type: its types are stored with a space between them."""
-    return (" " + Provider.job_types + " ").contains(f" {kind.value} ")
+    return _lists(Provider.job_types, kind)
+
+
+def _served_for(kind: JobType) -> Any:
+    """Whether a model of a provider is one for jobs of this type."""
+    return _lists(ProviderModel.job_types, kind) if kind in OF_MODELS else pw.SQL("1 = 1")
+
+
+def _lists(job_types: Any, kind: JobType) -> Any:
+    """Whether a column lists the job type: they are stored with a space between them."""
+    return (" " + job_types + " ").contains(f" {kind.value} ")
 
 
 def _admitted_since(since_ms: int) -> tuple[Any, ...]:
@@ -264,6 +317,8 @@ def _matching(query: Any, filters: Filters, since_ms: int) -> Any:
         query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(reserved, 0) >= filters.min_vram_mib)
     if filters.model:
         serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == filters.model)
+        if filters.kind is not None:
+            serving = serving.where(_served_for(filters.kind))
         query = query.where(Provider.id.in_(serving))
     if filters.min_standing is not None:
         enough = [one.value for one in Standing if one.reaches(filters.min_standing)]
@@ -317,16 +372,26 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
     """The models that each provider serves, by name."""
     if len(provider_ids) == 1:
         rows = _models_of_one.all(id=provider_ids[0])
-        return {provider_ids[0]: [Model(name, tokens, bool(warm)) for name, tokens, warm in rows]}
+        return {provider_ids[0]: [_model(*row) for row in rows]}
     found: dict[int, list[Model]] = {provider_id: [] for provider_id in provider_ids}
     query = (
-        ProviderModel.select()
+        ProviderModel.select(ProviderModel.provider_id, *_MODEL)
         .where(ProviderModel.provider_id.in_(list(provider_ids)))
         .order_by(ProviderModel.name)
     )
-    for row in query:
-        found[row.provider_id].append(Model(row.name, row.context_tokens, row.warm))
+    for provider_id, *row in tuples(query):
+        found[provider_id].append(_model(*row))
     return found
+
+
+def _model(name: str, context_tokens: int, warm: bool, job_types: str) -> Model:
+    return Model(name, context_tokens, bool(warm), _kinds(job_types))
+
+
+# Few lists of types are many models'.
+@lru_cache(maxsize=256)
+def _kinds(job_types: str) -> frozenset[JobType]:
+    return frozenset(JobType(name) for name in job_types.split())
 
 
 def set_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
@@ -344,7 +409,8 @@ def replace_models(provider_id: int, models: Iterable[Model]) -> None:
     """Replaces the models that a provider serves."""
     _delete_models.run(id=provider_id)
     for model in {model.name: model for model in models}.values():
-        _insert_model.run(id=provider_id, **asdict(model))
+        values = {**asdict(model), "job_types": " ".join(sorted(model.job_types))}
+        _insert_model.run(id=provider_id, **values)
     _note_models.run(id=provider_id)
 
 
@@ -420,4 +486,9 @@ def _row(row: Any) -> ProviderRow:
         architecture=row.architecture,
         image_patterns=None if row.image_patterns is None else tuple(json.loads(row.image_patterns)),
         email_verified_ms=row.email_verified_ms,
+        server_id=row.server_id,
+        boot_id=row.boot_id,
+        slots=row.slots,
+        runs_plain_processes=bool(row.runs_plain_processes),
+        capacity_no=row.capacity_no,
     )

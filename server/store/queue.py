@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,10 @@ from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 # A newer release may have stored types that this one does not know: such a job holds up no other.
 _JOB_TYPES = frozenset(kind.value for kind in JobType)
 PassOver = Callable[[str, Exception], object]
+# Rows of one need that are read past jobs which are not taken.
+READ_PAST = 64
+# Jobs of one kind that are counted.
+COUNTED_LIMIT = 1000
 Resolve = Callable[[Wants], Wants]
 
 _QUEUED = f"state = {states.literal(JobState.QUEUED)}"
@@ -41,6 +46,19 @@ _NEED = (
     " || '\x1f' || COALESCE(image, '') || '\x1f' || COALESCE(architecture, '')"
     " || '\x1f' || COALESCE(unasked, ''))"
 )
+
+
+class Take(Enum):
+    """Whether a provider takes a job now that it can run."""
+
+    YES = auto()
+    NO = auto()
+    NO_MORE = auto()
+    """Neither this one nor those of the same need behind it."""
+
+
+def _take(_: Job) -> Take:
+    return Take.YES
 
 
 def _as_it_is(wants: Wants) -> Wants:
@@ -130,6 +148,20 @@ class _Need:
     wants: Wants
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingKind:
+    """Queued jobs that wait for the same provider, model or type."""
+
+    first_job_id: str
+    named_provider_id: int | None
+    wants: Wants
+    """What the first of them needs."""
+    jobs: int
+    """At most ``COUNTED_LIMIT``."""
+    oldest_ms: int | None
+    """When the oldest of the counted ones was created."""
+
+
 def next_queued(
     candidate: Candidate,
     limit: int,
@@ -137,6 +169,7 @@ def next_queued(
     refused_since_ms: int,
     pass_over: PassOver | None = None,
     resolve: Resolve = _as_it_is,
+    take: Callable[[Job], Take] = _take,
 ) -> list[Job]:
     """The queued jobs that a provider can run, by priority, then age: they name it, or no provider.
 
@@ -145,7 +178,7 @@ def next_queued(
     their deadline for the start, which the sweep ends, and those that name nobody and hold more than the
     provider's standing allows. ``resolve`` says which standing a job takes now. A job whose row cannot be
     read is given to ``pass_over`` with the error, and those behind it move up; without ``pass_over``, the
-    error is raised.
+    error is raised. Those behind a job that ``take`` refuses move up, too, among ``READ_PAST`` of one need.
     """
     values = {
         "provider_id": candidate.provider_id,
@@ -159,7 +192,7 @@ def next_queued(
     for need in _met_by(candidate, resolve):
         if len(found) == limit and _place(found[-1]) < need.place:
             break
-        more = _first(limit, pass_over, kind=need.kind, need=need.key, **values)
+        more = _first(limit, pass_over, take, kind=need.kind, need=need.key, **values)
         found = sorted([*found, *more], key=_place)[:limit]
     return found
 
@@ -185,6 +218,29 @@ def has_queued() -> bool:
 def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
     """The distinct needs of queued jobs, each with the provider that it names, in the queue's order."""
     return [(need.named_provider_id, need.wants) for need in _needs(_EVERY_KIND)[:limit]]
+
+
+def waiting_kinds(limit: int) -> tuple[list[WaitingKind], bool]:
+    """What waits, by the provider, model or type that it waits for, and whether more does.
+
+    In the queue's order.
+    """
+    first: dict[str, _Need] = {}
+    for need in _needs(_EVERY_KIND):
+        first.setdefault(need.kind, need)
+    job, found = db.Job, []
+    for need in list(first.values())[:limit]:
+        of_kind = job.select(job.created_ms).where(pw.SQL(_QUEUED), pw.SQL(_KIND) == need.kind)
+        counted = of_kind.limit(COUNTED_LIMIT)
+        query = pw.Select([counted], [pw.fn.COUNT(pw.SQL("*")), pw.fn.MIN(counted.c.created_ms)])
+        ((jobs, oldest_ms),) = db.tuples(query.bind(job._meta.database))
+        found.append(WaitingKind(need.place[-1], need.named_provider_id, need.wants, int(jobs), oldest_ms))
+    return found, len(first) > limit
+
+
+def some_wants(limit: int) -> list[tuple[int | None, Wants]]:
+    """Distinct needs of queued jobs, like ``queued_wants``, at most ``limit``: no more is read."""
+    return [(need.named_provider_id, need.wants) for need in _needs(_EVERY_KIND, most=limit)]
 
 
 def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | None:
@@ -219,9 +275,10 @@ def _met_by(candidate: Candidate, resolve: Resolve) -> list[_Need]:
     return [need for need in _needs(rows, kinds) if can_run(candidate, resolve(need.wants))]
 
 
-def _needs(kinds: str, values: Sequence[str] = ()) -> list[_Need]:
-    """The needs of the queued jobs of these kinds, in the queue's order."""
-    rows = db.Job._meta.database.execute_sql(_heads(_need()).format(kinds=kinds), list(values)).fetchall()
+def _needs(kinds: str, values: Sequence[str] = (), most: int | None = None) -> list[_Need]:
+    """The needs of the queued jobs of these kinds, in the queue's order; the first ``most`` that are met."""
+    query = _heads(_need()).format(kinds=kinds) + (f"LIMIT {most:d}" if most is not None else "")
+    rows = db.Job._meta.database.execute_sql(query, list(values)).fetchall()
     needs = [
         _Need(kind, key, (-priority, created_ms, job_id), named_id, wants_of(job_type, *rest))
         for kind, key, priority, created_ms, job_id, named_id, job_type, *rest in rows
@@ -234,15 +291,22 @@ def _place(job: Job) -> tuple[int, int, str]:
     return -job.priority, job.created_ms, job.job_id
 
 
-def _first(limit: int, pass_over: PassOver | None, **values: Any) -> list[Job]:
-    """The first jobs of a need whose rows can be read."""
+def _first(limit: int, pass_over: PassOver | None, take: Callable[[Job], Take], **values: Any) -> list[Job]:
+    """The first jobs of a need whose rows can be read, and that are taken."""
     asked = limit
     while True:
         rows = _of_need.all(**values, limit=asked)
-        found = _readable(rows, pass_over)
-        if len(found) >= limit or len(rows) < asked:
+        readable = _readable(rows, pass_over)
+        takes = [take(job) for job in readable]
+        found = [job for job, taken in zip(readable, takes, strict=True) if taken is Take.YES]
+        if len(found) >= limit or len(rows) < asked or Take.NO_MORE in takes:
             return found[:limit]
-        asked = limit + len(rows) - len(found)
+        refused, unreadable = len(readable) - len(found), len(rows) - len(readable)
+        most = max(limit, READ_PAST) + unreadable
+        if asked >= most:
+            return found
+        # Twice as many each time, so that what is read again stays in proportion.
+        asked = min(2 * asked, most) if refused else limit + unreadable
 
 
 def _readable(rows: list[Any], pass_over: PassOver | None) -> list[Job]:

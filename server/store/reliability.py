@@ -5,7 +5,7 @@ Attempts are ordered by their end, then by their public number, which reveals no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import peewee as pw
@@ -16,7 +16,7 @@ from server.domain.leases import LeaseOutcome
 from server.domain.reliability import NO_RECORD, RECORD_SIZE, TrackRecord
 from server.store import models as db
 from server.store.leases import ENDED_ATTEMPT
-from server.store.prepared import PreparedQuery, arg
+from server.store.prepared import OfEach, PreparedQuery, arg
 
 _newest = PreparedQuery(
     lambda: (
@@ -26,17 +26,18 @@ _newest = PreparedQuery(
         .limit(arg("limit"))
     )
 )
-# The same query for one provider, as a part of a UNION over several.
+# The same query for each of several providers.
 _ARM = (
-    "SELECT * FROM (SELECT provider_id, outcome, failure_reason FROM lease "  # noqa: S608  (ids are integers)
-    f"WHERE provider_id = {{provider_id}} AND {ENDED_ATTEMPT.sql} "
-    "ORDER BY ended_ms DESC, number DESC LIMIT {size}) AS newest_{provider_id}"
+    "SELECT provider_id, outcome, failure_reason FROM lease "  # noqa: S608  (the text is ours)
+    f"WHERE provider_id = {{id}} AND {ENDED_ATTEMPT.sql} "
+    f"ORDER BY ended_ms DESC, number DESC LIMIT {RECORD_SIZE}"
 )
-_GROUPED = (
-    "SELECT provider_id, outcome, failure_reason, COUNT(*) FROM ({arm}) AS grouped "
+_newest_of_each = OfEach(_ARM)
+_counts_of_each = OfEach(
+    f"SELECT provider_id, outcome, failure_reason, COUNT(*) FROM ({_ARM}) AS newest "  # noqa: S608
     "GROUP BY provider_id, outcome, failure_reason"
 )
-# Providers of one statement: SQLite joins at most 500 parts.
+# Providers of one statement.
 BATCH = 200
 
 
@@ -60,24 +61,27 @@ def track_record(provider_id: int, size: int = RECORD_SIZE) -> TrackRecord:
     return rules.track_record((LeaseOutcome(outcome), _reason(reason)) for outcome, reason in rows)
 
 
-def track_records(provider_ids: Sequence[int]) -> dict[int, TrackRecord]:
-    """The track record of each of these providers, in one query; at most a page of providers."""
-    newest: dict[int, list[tuple[LeaseOutcome, FailureReason | None]]] = {id_: [] for id_ in provider_ids}
-    if newest:
-        arms = (_ARM.format(provider_id=int(id_), size=RECORD_SIZE) for id_ in newest)
-        for provider_id, outcome, reason in db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms)):
-            newest[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
-    return {provider_id: rules.track_record(attempts) for provider_id, attempts in newest.items()}
+Newest = list[tuple[LeaseOutcome, FailureReason | None]]
+
+
+def newest(provider_ids: Collection[int]) -> dict[int, Newest]:
+    """How the newest attempts of each of these providers ended, the newest first."""
+    found: dict[int, Newest] = {id_: [] for id_ in provider_ids}
+    for provider_id, outcome, reason in _newest_of_each.rows(found):
+        found[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
+    return found
+
+
+def track_records(provider_ids: Collection[int]) -> dict[int, TrackRecord]:
+    """The track record of each of these providers; at most a page of providers."""
+    return {id_: rules.track_record(attempts) for id_, attempts in newest(provider_ids).items()}
 
 
 def lower_bounds(provider_ids: Sequence[int]) -> dict[int, float]:
     """The lower bound of the reliability of each of these providers, which may be many."""
     counts: dict[int, TrackRecord] = {}
     for first in range(0, len(provider_ids), BATCH):
-        ids = provider_ids[first : first + BATCH]
-        arms = (_GROUPED.format(arm=_ARM.format(provider_id=int(id_), size=RECORD_SIZE)) for id_ in ids)
-        counted = db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms))
-        for provider_id, outcome, reason, count in counted:
+        for provider_id, outcome, reason, count in _counts_of_each.rows(provider_ids[first : first + BATCH]):
             weight = rules.weight(LeaseOutcome(outcome), _reason(reason))
             counts[provider_id] = counts.get(provider_id, NO_RECORD).plus(weight, int(count))
     return {provider_id: counts.get(provider_id, NO_RECORD).lower for provider_id in provider_ids}

@@ -14,7 +14,7 @@ import peewee as pw
 
 from server.domain.gpus import GpuReport, to_plain
 from server.domain.jobs import JobType
-from server.store.models import Provider
+from server.store.models import Provider, tuples
 from server.store.prepared import PreparedQuery, arg
 
 
@@ -31,6 +31,32 @@ class Beat:
     renewed_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a Hello says of a new session."""
+
+    server_id: int
+    """The server that has its stream."""
+    boot_id: str
+    slots: int
+    job_types: frozenset[JobType]
+    runs_plain_processes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What of a session at another server changes often."""
+
+    provider_id: int
+    session_epoch: int
+    capacity_no: int
+    """Changes with everything else that is known of the session."""
+    draining: bool
+    last_heartbeat_ms: int
+    renewed_ms: int
+
+
+_ENDED = {Provider.connected: False, Provider.draining: False, Provider.server_id: None}
 _TIMES: dict[Any, Any] = {
     Provider.last_heartbeat_ms: arg("at_ms"),
     Provider.renewed_ms: pw.fn.COALESCE(arg("renewed_ms"), Provider.renewed_ms),
@@ -64,6 +90,11 @@ _begin = PreparedQuery(
                 Provider.draining: False,
                 Provider.renewed_ms: arg("now_ms"),
                 Provider.job_types: arg("job_types"),
+                Provider.server_id: arg("server_id"),
+                Provider.boot_id: arg("boot_id"),
+                Provider.slots: arg("slots"),
+                Provider.runs_plain_processes: arg("runs_plain_processes"),
+                Provider.capacity_no: Provider.capacity_no + 1,
             }
         )
         .where(Provider.id == arg("id"))
@@ -72,20 +103,34 @@ _begin = PreparedQuery(
 )
 
 
-def begin(provider_id: int, job_types: Iterable[JobType], now_ms: int) -> int:
+def begin(provider_id: int, opened: Opened, now_ms: int) -> int:
     """Begins a new session and returns its epoch; writes of older sessions match no row from now on.
 
     The same write renews the leases that the session keeps, so that they are not declared lost in between.
     """
-    ((epoch,),) = _begin.all(id=provider_id, job_types=" ".join(sorted(job_types)), now_ms=now_ms)
+    ((epoch,),) = _begin.all(
+        id=provider_id,
+        job_types=" ".join(sorted(opened.job_types)),
+        server_id=opened.server_id,
+        boot_id=opened.boot_id,
+        slots=opened.slots,
+        runs_plain_processes=opened.runs_plain_processes,
+        now_ms=now_ms,
+    )
     return int(epoch)
 
 
 def end(provider_id: int, session_epoch: int) -> None:
     """Ends a session; does nothing if a newer one exists."""
-    Provider.update(connected=False, draining=False).where(
+    Provider.update(_ENDED).where(
         Provider.id == provider_id, Provider.session_epoch == session_epoch
     ).execute()
+
+
+def end_each(ended: Iterable[tuple[int, int]]) -> None:
+    """Ends many sessions, by provider and epoch."""
+    for provider_id, session_epoch in sorted(ended):
+        end(provider_id, session_epoch)
 
 
 def set_draining(provider_id: int, session_epoch: int) -> None:
@@ -95,9 +140,45 @@ def set_draining(provider_id: int, session_epoch: int) -> None:
     ).execute()
 
 
+def note_capacity(provider_id: int, session_epoch: int, slots: int) -> None:
+    """Sets a session's slots, and tells other servers that its capacity changed."""
+    Provider.update(slots=slots, capacity_no=Provider.capacity_no + 1).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
 def end_all() -> None:
-    """Ends all sessions: when the server starts, no daemon is connected."""
-    Provider.update(connected=False, draining=False).where(Provider.connected | Provider.draining).execute()
+    """Ends all sessions."""
+    Provider.update(_ENDED).where(
+        Provider.connected | Provider.draining | Provider.server_id.is_null(False)
+    ).execute()
+
+
+def end_all_of(server_id: int) -> None:
+    """Ends the sessions of one server."""
+    Provider.update(_ENDED).where(Provider.server_id == server_id).execute()
+
+
+def open_at(server_id: int) -> dict[int, int]:
+    """The epochs of the sessions that a server has, by provider."""
+    query = Provider.select(Provider.id, Provider.session_epoch).where(Provider.server_id == server_id)
+    return {int(provider_id): int(epoch) for provider_id, epoch in tuples(query)}
+
+
+def elsewhere(server_id: int) -> list[Elsewhere]:
+    """The sessions at other servers."""
+    query = Provider.select(
+        Provider.id,
+        Provider.session_epoch,
+        Provider.capacity_no,
+        Provider.draining,
+        Provider.last_heartbeat_ms,
+        Provider.renewed_ms,
+    ).where(Provider.server_id.is_null(False), Provider.server_id != server_id)
+    return [
+        Elsewhere(int(provider_id), int(epoch), int(number), bool(draining), last_ms or 0, renewed_ms or 0)
+        for provider_id, epoch, number, draining, last_ms, renewed_ms in tuples(query)
+    ]
 
 
 def write_beats(beats: Iterable[Beat]) -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from server.domain.disputes import DisputeState
-from server.domain.jobs import FailureReason
 from server.domain.ledger import TransferKind
 from server.domain.levels import Standing
 from server.domain.providers import AccountState
 from server.domain.standing import Assessment, Bounds, Missing, Party, StandingReason
 from server.store import states
-from server.store.leases import ENDED_ATTEMPT
 from server.store.models import (
     CustomersRead,
     Job,
-    Lease,
     Provider,
     ProviderCustomer,
     ProviderStanding,
@@ -27,7 +24,7 @@ from server.store.models import (
     Withdrawal,
     tuples,
 )
-from server.store.prepared import locking
+from server.store.prepared import OfEach, locking
 
 # Transfers that one look reads for payouts.
 BATCH = 4000
@@ -35,14 +32,16 @@ BATCH = 4000
 SETTLED_MS = 60_000
 # The customers of one provider that an assessment looks at, those that paid most.
 CUSTOMERS_LIMIT = 200
-_CUSTOMERS = (
-    "SELECT * FROM (SELECT provider_customer.provider_id, paid_micros, mailbox, network "
+# The providers that share bank accounts with those of one batch, of which the marks are read.
+LINKED_LIMIT = 10_000
+_customers = OfEach(
+    "SELECT provider_customer.provider_id, paid_micros, mailbox, network "  # noqa: S608  (the text is ours)
     "FROM provider_customer JOIN renter ON renter.id = renter_id "
-    "WHERE provider_customer.provider_id = {provider_id} AND renter.state <> {deleted} "
-    "AND NOT renter.is_market "
-    "AND NOT EXISTS (SELECT 1 FROM dispute WHERE dispute.provider_id = {provider_id} "
-    "AND dispute.renter_id = renter.id AND dispute.state = {upheld}) "
-    "ORDER BY paid_micros DESC, renter_id LIMIT {limit}) AS paid_{provider_id}"
+    f"WHERE provider_customer.provider_id = {{id}} "
+    f"AND renter.state <> {states.literal(AccountState.DELETED)} AND NOT renter.is_market "
+    "AND NOT EXISTS (SELECT 1 FROM dispute WHERE dispute.provider_id = {id} "
+    f"AND dispute.renter_id = renter.id AND dispute.state = {states.literal(DisputeState.UPHELD)}) "
+    f"ORDER BY paid_micros DESC, renter_id LIMIT {CUSTOMERS_LIMIT}"
 )
 
 
@@ -82,14 +81,20 @@ def make_due(provider_ids: Sequence[int]) -> None:
     ProviderStanding.update(due_ms=0).where(ProviderStanding.provider_id.in_(list(provider_ids))).execute()
 
 
-def store(provider_id: int, found: Assessment, due_ms: int | None, now_ms: int) -> bool:
-    """Stores an assessment and when the next is due, None: when asked. True if the standing changed."""
-    before = of([provider_id]).get(provider_id)
-    changed = {} if before and before.assessment.standing is found.standing else {"since_ms": now_ms}
-    ProviderStanding.update(due_ms=due_ms, **_columns(found), **changed).where(
-        ProviderStanding.provider_id == provider_id
-    ).execute()
-    return bool(changed)
+def store(found: Mapping[int, Assessment], due_ms: Mapping[int, int | None], now_ms: int) -> None:
+    """Stores assessments and when the next of each provider is due, None: when asked.
+
+    Most providers of a batch are judged alike, so those that get the same row share one statement.
+    """
+    before = of(list(found))
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for id_ in sorted(found):
+        columns = {**_columns(found[id_]), "due_ms": due_ms[id_]}
+        if id_ not in before or before[id_].assessment.standing is not found[id_].standing:
+            columns["since_ms"] = now_ms
+        alike.setdefault(tuple(columns.items()), []).append(id_)
+    for row, ids in alike.items():
+        ProviderStanding.update(**dict(row)).where(ProviderStanding.provider_id.in_(ids)).execute()
 
 
 def vouched(provider_ids: Sequence[int]) -> set[int]:
@@ -150,54 +155,35 @@ def read_customers(now_ms: int) -> list[int]:
 
 def owners(provider_ids: Sequence[int]) -> dict[int, Party]:
     """What is known of the owner of each provider, and of those who withdraw to the same bank account."""
-    other = Provider.alias()
-    mine, theirs = Withdrawal.alias(), Withdrawal.alias()
-    linked = (
-        Provider.select(Provider.id, other.mailbox, other.network)
-        .join(mine, on=(mine.provider_id == Provider.id))
-        .join(theirs, on=(theirs.iban == mine.iban))
-        .join(other, on=(other.id == theirs.provider_id))
-        .where(Provider.id.in_(list(provider_ids)))
-        .distinct()
-    )
     own = Provider.select(Provider.id, Provider.mailbox, Provider.network)
-    found: dict[int, set[str]] = {}
-    for rows in (own.where(Provider.id.in_(list(provider_ids))), linked):
-        for id_, mailbox, network in tuples(rows):
-            found.setdefault(id_, set()).update(_marks(mailbox, network))
-    return {id_: Party(frozenset(marks)) for id_, marks in found.items()}
+    found = {
+        id_: _marks(mailbox, network)
+        for id_, mailbox, network in tuples(own.where(Provider.id.in_(list(provider_ids))))
+    }
+    # Two steps, since the withdrawals of one account joined with themselves are as many as their square.
+    withdrew = Withdrawal.select(Withdrawal.provider_id, Withdrawal.iban).distinct()
+    accounts = list(tuples(withdrew.where(Withdrawal.provider_id.in_(list(found)), Withdrawal.iban != "")))
+    linked = (
+        Withdrawal.select(Withdrawal.iban, Provider.id, Provider.mailbox, Provider.network)
+        .join(Provider, on=(Provider.id == Withdrawal.provider_id))
+        .where(Withdrawal.iban.in_(sorted({iban for _, iban in accounts})))
+        .distinct()
+        .order_by(Withdrawal.iban, Provider.id)
+        .limit(LINKED_LIMIT)
+    )
+    marks: dict[str, set[str]] = {}
+    for iban, _, mailbox, network in tuples(linked) if accounts else ():
+        marks.setdefault(iban, set()).update(_marks(mailbox, network))
+    for id_, iban in accounts:
+        found[id_] |= marks.get(iban, set())
+    return {id_: Party(frozenset(known)) for id_, known in found.items()}
 
 
 def customers(provider_ids: Sequence[int]) -> dict[int, list[Party]]:
     """The renters that paid each of these providers most, without deleted ones and those that it cheated."""
     found: dict[int, list[Party]] = {id_: [] for id_ in provider_ids}
-    arms = (
-        _CUSTOMERS.format(
-            provider_id=int(id_),
-            deleted=states.literal(AccountState.DELETED),
-            upheld=states.literal(DisputeState.UPHELD),
-            limit=CUSTOMERS_LIMIT,
-        )
-        for id_ in found
-    )
-    if found:
-        for id_, amount, mailbox, network in Provider._meta.database.execute_sql(" UNION ALL ".join(arms)):
-            found[id_].append(Party(frozenset(_marks(mailbox, network)), int(amount)))
-    return found
-
-
-def impossible_reports(provider_ids: Sequence[int], size: int) -> dict[int, int]:
-    """How many of the newest attempts of each provider ended by a report that cannot be true."""
-    arm = (
-        "SELECT * FROM (SELECT provider_id, failure_reason FROM lease "  # noqa: S608  (ids are integers)
-        f"WHERE provider_id = {{id}} AND {ENDED_ATTEMPT.sql} "
-        f"ORDER BY ended_ms DESC, number DESC LIMIT {int(size)}) AS newest_{{id}}"
-    )
-    found = dict.fromkeys(provider_ids, 0)
-    if found:
-        rows = Lease._meta.database.execute_sql(" UNION ALL ".join(arm.format(id=int(id_)) for id_ in found))
-        for id_, reason in rows:
-            found[id_] += reason == FailureReason.IMPOSSIBLE_REPORT.value
+    for id_, amount, mailbox, network in _customers.rows(found):
+        found[id_].append(Party(frozenset(_marks(mailbox, network)), int(amount)))
     return found
 
 

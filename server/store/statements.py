@@ -9,7 +9,7 @@ import peewee as pw
 from server.domain import ledger as rules
 from server.domain.jobs import JobType
 from server.domain.ledger import HoldState, TransferKind
-from server.domain.statements import DAY_MS, Line
+from server.domain.statements import DAY_MS, EVER, Line, Period
 from server.store import day_sums, states
 from server.store.day_sums import Source
 from server.store.ledger import account_id, balance, of_kind, payout_accounts
@@ -22,14 +22,15 @@ _DAY_MS = pw.SQL(str(DAY_MS))
 _COUNT = pw.fn.COUNT(pw.SQL("*"))
 
 
-def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
-    """The changes of a renter's balance, newest first; optionally only those before an id."""
+def lines(renter_id: int, before_id: int | None, limit: int, period: Period = EVER) -> list[Line]:
+    """The changes of a renter's balance in a period, newest first; optionally only those before an id."""
     wallet = account_id(rules.renter(renter_id))
     if wallet is None:
         return []
     # Two queries that each follow an index; one query over both sides would sort all lines of the wallet.
-    given = _side(Transfer.debit_account_id == wallet, -1, before_id, limit)
-    taken = _side(Transfer.credit_account_id == wallet, 1, before_id, limit)
+    bounds = _bounds(before_id, period)
+    given = _side((Transfer.debit_account_id == wallet, *bounds), -1, limit)
+    taken = _side((Transfer.credit_account_id == wallet, *bounds), 1, limit)
     rows = sorted((*given, *taken), key=lambda row: int(row[0]), reverse=True)[:limit]
     if not rows:
         return []
@@ -60,12 +61,7 @@ def earnings(provider_id: int, since_day: int) -> list[DayRow]:
     return _added_up(day_sums.EARNED, provider_id, since_day) + later
 
 
-def spent(renter_id: int) -> int:
-    """The sum of the charges of a renter's ended jobs, in micros."""
-    return sum(amount for *_, amount in spending(renter_id, 0))
-
-
-def earned(provider_id: int, *since_day: int) -> list[int]:
+def earned_since(provider_id: int, *since_day: int) -> list[int]:
     """The sum of a provider's payouts since each of some days, in micros."""
     rows = earnings(provider_id, min(since_day))
     return [sum(amount for day, _, _, amount in rows if day >= since) for since in since_day]
@@ -90,7 +86,16 @@ def _by_day(rows: Any, where: tuple[Any, ...], at_ms: Any, amount: Any) -> list[
     return [(int(day), JobType(kind), int(jobs), int(amount)) for day, kind, jobs, amount in found]
 
 
-def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple[Any, ...]]:
+def _bounds(before_id: int | None, period: Period) -> list[Any]:
+    bounds = [Transfer.id < before_id] if before_id is not None else []
+    if period.first_day is not None:
+        bounds.append(Transfer.created_ms >= period.first_day * DAY_MS)
+    if period.last_day is not None:
+        bounds.append(Transfer.created_ms < (period.last_day + 1) * DAY_MS)
+    return bounds
+
+
+def _side(mine: tuple[Any, ...], sign: int, limit: int) -> list[tuple[Any, ...]]:
     """The newest transfers on one side of a wallet, newest first, with what ``lines`` shows of them."""
     hold_of_line = (Hold.job_id == Transfer.job_id) & (Transfer.kind == TransferKind.HOLD.value)
     query = (
@@ -106,10 +111,8 @@ def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple
         )
         .join(Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Transfer.job_id))
         .join(Hold, pw.JOIN.LEFT_OUTER, on=hold_of_line)
-        .where(mine)
+        .where(*mine)
     )
-    if before_id is not None:
-        query = query.where(Transfer.id < before_id)
     return list(tuples(query.order_by(Transfer.id.desc()).limit(limit)))
 
 

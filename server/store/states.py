@@ -14,14 +14,17 @@ from peewee import SQL
 from server.domain.transitions import Event, State, Transitions
 
 
-def may(column: Any, table: Transitions[State, Event], event: Event) -> Any:
-    """The guard of a write: the row is in a state that allows ``event``; always false if no state does."""
-    return column.in_([state.value for state in table.sources(event)])
+def may(column: Any, table: Transitions[State, Event], *events: Event) -> Any:
+    """The guard of a write: the row is in a state that allows these events, one after the other.
+
+    It is always false if no state does.
+    """
+    return column.in_([state.value for state in table.sources(*events)])
 
 
-def after(table: Transitions[State, Event], event: Event) -> str | None:
-    """The state that ``event`` leads to, for the SET of a write; None if its guard is always false."""
-    target = table.target(event)
+def after(table: Transitions[State, Event], *events: Event) -> str | None:
+    """The state that these events lead to, for the SET of a write; None if its guard is always false."""
+    target = table.target(*events)
     return target.value if target is not None else None
 
 

@@ -1,6 +1,6 @@
 """The bytes that are kept for each account, and the removal of the texts of jobs that ended long ago.
 
-Requests are counted in a column of the renter, since a renter may have millions of jobs; files are
+Requests and inputs are counted in columns of the renter, since a renter may have millions of jobs; files are
 summed over the jobs that have some. Every function runs inside its caller's transaction.
 """
 
@@ -30,22 +30,24 @@ def _files(owner: Any) -> Any:
     return Job.select(pw.fn.COALESCE(pw.fn.SUM(Job.artifact_bytes), 0)).where(owner == arg("id"), has_files)
 
 
-_of_renter = PreparedQuery(
-    lambda: Renter.select(Renter.request_bytes + _files(Job.renter_id)).where(Renter.id == arg("id"))
-)
+def _kept() -> Any:
+    return Renter.request_bytes + Renter.input_bytes + _files(Job.renter_id)
+
+
+_of_renter = PreparedQuery(lambda: Renter.select(_kept()).where(Renter.id == arg("id")))
 _files_of_provider = PreparedQuery(lambda: _files(Job.provider_id))
 _requests = PreparedQuery(lambda: Renter.select(Renter.request_bytes).where(Renter.id == arg("id")))
 _add_request = PreparedQuery(
     lambda: (
         Renter.update({Renter.request_bytes: Renter.request_bytes + arg("size")})
         .where(Renter.id == arg("id"))
-        .returning(Renter.request_bytes + _files(Job.renter_id))
+        .returning(_kept())
     )
 )
 
 
 def of_renter(renter_id: int) -> int:
-    """The bytes of the requests and files that are kept for a renter."""
+    """The bytes of the requests, inputs and files that are kept for a renter."""
     return int(_of_renter.value(id=renter_id) or 0)
 
 
@@ -66,10 +68,9 @@ def add_request(renter_id: int, size_bytes: int) -> int:
 
 
 def unpaid(day: int, limit: int) -> list[int]:
-    """Renters with kept requests that did not pay for this day yet, those longest unpaid first."""
-    query = Renter.select(Renter.id).where(
-        Renter.storage_day < day, Renter.request_bytes > pw.SQL("0"), ~Renter.is_market
-    )
+    """Renters with kept bytes that did not pay for this day yet, those longest unpaid first."""
+    has_bytes = Renter.request_bytes + Renter.input_bytes > pw.SQL("0")  # a literal, as in the index
+    query = Renter.select(Renter.id).where(Renter.storage_day < day, has_bytes, ~Renter.is_market)
     return [int(id_) for (id_,) in tuples(query.order_by(Renter.storage_day, Renter.id).limit(limit))]
 
 

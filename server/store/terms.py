@@ -13,7 +13,7 @@ from server.domain.levels import Standing
 from server.domain.pricing import Prices, TokenPrice
 from server.domain.standing import Bounds
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
-from server.store.leases import counted_open, open_value
+from server.store.leases import counted_open, open_by_provider, open_value
 from server.store.models import Provider, ProviderStanding, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
@@ -45,9 +45,12 @@ _GRANTED = (
     ProviderStanding.value_micros,
     ProviderStanding.is_checked,
 )
-_commitments = PreparedQuery(
-    lambda: (
-        Provider.select(counted_open(), open_value(), *_GRANTED, *_STORED)
+
+
+def _bound(*columns: Any) -> Any:
+    """A query of providers: the columns, then what binds each, if it is stored."""
+    return (
+        Provider.select(*columns, *_GRANTED, *_STORED)
         .join(ProviderTerms, pw.JOIN.LEFT_OUTER, on=(ProviderTerms.provider_id == Provider.id))
         .join(
             ProviderStanding,
@@ -55,8 +58,11 @@ _commitments = PreparedQuery(
             on=(ProviderStanding.provider_id == Provider.id),
             src=Provider,
         )
-        .where(Provider.id == arg("provider_id"))
     )
+
+
+_commitments = PreparedQuery(
+    lambda: _bound(counted_open(), open_value()).where(Provider.id == arg("provider_id"))
 )
 
 
@@ -91,7 +97,25 @@ def commitments(provider_id: int) -> Commitments:
     """The terms and the standing of a provider, and what its open leases take of both."""
     row = _commitments.one(provider_id=provider_id)
     assert row is not None, "no such provider"
-    count, value, standing, slots, value_bound, is_checked, *values = row
+    return _commitments_of(*row)
+
+
+def commitments_of(provider_ids: Sequence[int]) -> dict[int, Commitments]:
+    """The same of each of these providers, in two queries."""
+    taken = open_by_provider(provider_ids)
+    rows = tuples(_bound(Provider.id).where(Provider.id.in_(list(provider_ids))))
+    return {id_: _commitments_of(*taken.get(id_, (0, 0)), *stored) for id_, *stored in rows}
+
+
+def _commitments_of(
+    count: int,
+    value: int | None,
+    standing: str | None,
+    slots: int,
+    value_bound: int,
+    is_checked: bool,
+    *values: Any,
+) -> Commitments:
     return Commitments(
         _terms(_Stored(*values)) if values[0] is not None else NO_TERMS,
         int(count),

@@ -7,6 +7,7 @@ from typing import Any
 import peewee as pw
 
 from server.domain.ledger import HoldState
+from server.domain.log_ins import NAME
 from server.domain.statements import DAY_MS
 from server.domain.usage import Position, Selection, UsageGroup, UsageRow
 from server.store import states
@@ -46,11 +47,14 @@ def rows(renter_id: int, selection: Selection, after: Position | None, limit: in
     if after is not None:
         query = query.where(pw.Tuple(*by) > pw.Tuple(*after))
     found = tuples(query.group_by(*by).order_by(*by).limit(limit))
-    return [_row(row, len(by)) for row in found]
+    return [_row(row, selection) for row in found]
 
 
-def _row(row: tuple[Any, ...], width: int) -> UsageRow:
+def _row(row: tuple[Any, ...], selection: Selection) -> UsageRow:
+    width = len(selection.groups)
     position, (name, *numbers) = row[:width], row[width:]
+    if name is None and dict(zip(selection.groups, position, strict=True)).get(UsageGroup.KEY):
+        name = NAME  # only log-ins leave the table of keys, a day after their end
     return UsageRow(tuple(position), name or None, *map(int, numbers))
 
 

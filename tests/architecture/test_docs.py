@@ -17,9 +17,8 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
 PRESENT = [name for name in NAMES if name != "CHANGELOG.md"]
 MOST_LINES = {"README.md": 150, "ARCHITECTURE.md": 150, "docs/wording.md": 60}
 # A path in backticks, relative to the repository; X and N are placeholders.
-PATH = re.compile(
-    r"`((?:server|gateway|market|daemon|common|protos|generated|scripts|tests|docs)/[\w./-]*\w/?)(?: [^`]*)?`"
-)
+ROOMS = "server|gateway|market|daemon|common|protos|generated|deploy|scripts|tests|docs"
+PATH = re.compile(rf"`((?:{ROOMS})/[\w./-]*\w/?)(?: [^`]*)?`")
 MODULE = re.compile(r"python -m ([\w.]+)")
 COMMAND = re.compile(r"(?<![\w/.-])(scripts/[\w-]+)(?![\w./-])")
 
@@ -80,6 +79,13 @@ def test_every_page_is_linked_from_the_readme_or_the_architecture() -> None:
         for link in links((ROOT / name).read_text())
     }
     assert [name for name in NAMES if name.startswith("docs/") and ROOT / name not in linked] == []
+
+
+def test_every_folder_is_on_the_map() -> None:
+    """A new room at the top is a decision, and the map says what it owns."""
+    on_map = set(re.findall(r"^\| `(\w+)[/`]", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE))
+    folders = {path.relative_to(ROOT).parts[0] for path in tracked_files() if path.parent != ROOT}
+    assert {name for name in folders if not name.startswith(".")} == on_map
 
 
 def test_decisions_are_dated_and_sorted_by_date() -> None:

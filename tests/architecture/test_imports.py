@@ -29,6 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.machine",
         "daemon.protocol",
         "daemon.runners",
+        "daemon.telemetry",
         "daemon.work",
         "common.json_form",
         "common.limits",
@@ -47,28 +48,43 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "google.rpc": ("server.rpc.errors", "gateway.errors", "daemon.link"),
     "common.json_form": ("server.rpc.events", "gateway"),
-    "grpc": ("server.app", "server.rpc", "gateway", "market.channel", "market.context", "daemon.link"),
-    "grpc_health": ("server.app", "server.rpc.health", "gateway.readiness"),
+    "grpc": (
+        "server.app",
+        "server.commands.health",
+        "server.rpc",
+        "gateway",
+        "market.channel",
+        "market.context",
+        "daemon.link",
+    ),
+    "grpc_health": ("server.app", "server.commands.health", "server.rpc.health", "gateway.readiness"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
     # Without I/O, so the domain may use it; otherwise the domain uses only the standard library.
     "idna": ("server.domain.texts",),
     "packaging": ("server.domain.versions", "server.config", "daemon.service.version"),
+    "prometheus_client": ("common.telemetry",),
+    "opentelemetry": ("common.tracing",),
+    "requests": ("common.tracing",),
     # The server
     "aiosmtplib": ("server.mail",),
     "certifi": ("server.mail", "server.outbound"),
     "email_validator": ("server.rpc.validate",),
     "httpcore": ("server.outbound",),
+    "nats": ("server.bus.nats",),
     "obstore": ("server.blobs.s3",),
     "peewee": ("server.store",),
+    "psycopg": ("server.store.postgres",),
     "phonenumbers": ("server.rpc.validate",),
     "playhouse": ("server.store.database", "server.store.postgres"),
     "stdnum": ("server.rpc.validate",),
+    "webauthn": ("server.passkeys",),
     # The gateway
     "fastapi": ("gateway.app",),
     "jinja2": ("gateway.web.site",),
-    "markdown_it": ("gateway.web.reference",),
-    "markupsafe": ("gateway.web.reference",),
+    "markdown_it": ("gateway.web.guides", "gateway.web.reference"),
+    "markupsafe": ("gateway.web.code", "gateway.web.guides", "gateway.web.reference"),
+    "pygments": ("gateway.web.code",),
     "orjson": ("gateway",),
     "starlette": ("gateway",),
     "h11": ("gateway.connections",),
@@ -77,9 +93,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # The daemon
     "aiodocker": ("daemon.runners.containers.docker",),
     "aiohttp": ("daemon.runners.containers.docker",),
-    "cryptography": ("daemon.service.release",),
-    # Answers of other programs are bounded, and refused if they are compressed, in one place.
-    "httpx": ("daemon.foreign.http",),
+    "cryptography": ("daemon.service.release", "server.bus.credentials"),
+    # The daemon: answers of other programs are bounded, and refused if they are compressed, in one place.
+    "httpx": (
+        "daemon.foreign.http",
+        "gateway.client.dcp_client.aio",
+        "gateway.client.dcp_client.generated",
+    ),
     "psutil": (
         "daemon.config.engine_settings",
         "daemon.engines.warm",
@@ -89,8 +109,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "numpy": ("daemon.machine.gpus.prover_child",),
     "pynvml": ("daemon.machine.gpus.nvml", "daemon.machine.gpus.prover_child"),
     "pyopencl": ("daemon.machine.gpus.prover_child",),
-    "rich": ("daemon.cli.status",),
+    "rich": ("daemon.cli.status", "gateway.client.dcp_client.cli"),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
+    # The client, which is installed without the programs. Without its command it needs only httpx.
+    "dcp_client": ("gateway.client",),
+    "keyring": ("gateway.client.dcp_client.cli.keeping",),
+    "typer": ("gateway.client.dcp_client.cli",),
     # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself if it may.
     # The rest of the daemon works without a connection: it imports the link neither directly nor indirectly.
     "daemon.link": (
@@ -101,6 +125,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.cli.status",
     ),
     "daemon.app": ("daemon.__main__",),
+    "daemon.telemetry": ("daemon.__main__", "daemon.app"),
     "daemon.protocol": ("daemon.app", "daemon.cli.snapshot"),
     "daemon.protocol.effects": ("daemon.__main__", "daemon.app", "daemon.journal", "daemon.protocol"),
     "daemon.protocol.events": (
@@ -114,6 +139,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.journal": ("daemon.__main__", "daemon.app", "daemon.cli.doctor"),
     "daemon.work": ("daemon.app",),
     "daemon.work.artifacts": ("daemon.app", "daemon.link", "daemon.runners", "daemon.work"),
+    "daemon.work.inputs": ("daemon.app", "daemon.link", "daemon.work"),
     "daemon.work.gpu_proof": ("daemon.app", "daemon.link", "daemon.work"),
     "daemon.work.verdicts": ("daemon.__main__", "daemon.app", "daemon.work"),
     "daemon.machine": ("daemon.__main__", "daemon.app", "daemon.cli", "daemon.work"),
@@ -150,6 +176,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.engines",
         "daemon.runners",
     ),
+    "daemon.runners.input_files": ("daemon.app", "daemon.config", "daemon.runners", "daemon.work"),
     "daemon.runners.process": ("daemon.__main__", "daemon.runners.choose"),
     "daemon.engines": ("daemon.__main__", "daemon.cli.doctor"),
     "daemon.engines.attached": ("daemon.cli.doctor", "daemon.cli.ollama", "daemon.engines.build"),
@@ -162,7 +189,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.cli.snapshot": ("daemon.app",),
     "daemon.cli.status": ("daemon.__main__", "daemon.cli.doctor"),
     "daemon.service": ("daemon.__main__", "daemon.cli"),
-    "daemon.service.version": ("daemon.app", "daemon.cli", "daemon.machine.gpus.none", "daemon.service"),
+    "daemon.service.version": (
+        "daemon.__main__",
+        "daemon.app",
+        "daemon.cli",
+        "daemon.machine.gpus.none",
+        "daemon.service",
+    ),
     "daemon.config": (
         "daemon.__main__",
         "daemon.cli",
@@ -172,10 +205,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     # JSON of other programs ends no program: it is read in one place, and elsewhere only our own.
     "json.load": (),
-    "json.loads": ("common.documents", "server.store"),
+    "json.loads": ("common.documents", "server.store", "gateway.client.dcp_client.reading"),
     "json.JSONDecoder": ("gateway.bodies",),
     # The environment: settings are read once, at the start, and passed down.
-    "os.environ": ("server.__main__", "gateway.__main__", "market.__main__", "daemon.__main__"),
+    "os.environ": (
+        *("server.__main__", "gateway.__main__", "market.__main__", "daemon.__main__"),
+        "gateway.client.dcp_client.settings",
+    ),
     "os.environb": (),
     "os.getenv": (),
     "os.getenvb": (),
@@ -245,6 +281,23 @@ def test_libraries_are_used_only_where_the_table_allows() -> None:
 def test_every_room_of_the_daemon_has_a_row() -> None:
     rooms = {".".join(module_name(path).split(".")[:2]) for path in sources("daemon")}
     assert sorted(rooms - ALLOWED.keys() - {"daemon", "daemon.__main__"}) == []
+
+
+def strangers(module: str, source: str) -> set[str]:
+    """What the client imports that is not installed with it."""
+    command = ("typer", "rich", "keyring") if is_within(module, "gateway.client.dcp_client.cli") else ()
+    own = {"dcp_client", "httpx", *command, *sys.stdlib_module_names}
+    return {name for name in names_used(source) if name.partition(".")[0] not in own}
+
+
+def test_client_needs_nothing_of_the_programs() -> None:
+    found = [strangers(module_name(path), path.read_text()) for path in sources("gateway/client")]
+    assert sorted(set().union(*found)) == []
+
+
+@pytest.mark.parametrize("name", ["gateway.config", "common.limits", "dcp.v1", "google.protobuf", "typer"])
+def test_stranger_in_the_client_is_found(name: str) -> None:
+    assert strangers("gateway.client.dcp_client.calls", f"import {name}") == {name}
 
 
 def test_every_permission_is_used() -> None:

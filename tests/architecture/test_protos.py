@@ -37,7 +37,12 @@ def test_every_rpc_has_roles_and_summaries_in_both_languages(name: str) -> None:
 
 
 # Served by `gateway.doors`, in the forms of other APIs.
-BEHIND_DOORS = {"ChatService.SubmitChat"}
+BEHIND_DOORS = {
+    *("ChatService.SubmitChat", "ChatService.SubmitEmbeddings"),
+    *(f"BatchService.{name}File" for name in ("Create", "Append", "Finish", "Read")),
+    *("BatchService.CreateBatch", "BatchService.AddBatchLines"),
+    *("BatchService.ResumeBatchCheck", "BatchService.EndBatchCheck", "BatchService.ListBatchResults"),
+}
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in HTTP])
@@ -97,7 +102,7 @@ def test_example_of_a_request_is_a_valid_request(name: str) -> None:
     text = rule(method).example_request
     http = method.GetOptions().Extensions[annotations_pb2.http]
     required = {field.name for field in method.input_type.fields if field_rule(field).required}
-    in_path = set(re.findall(r"{(\w+)(?:=\*\*)?}", http.get or http.post))
+    in_path = set(re.findall(r"{(\w+)(?:=\*\*)?}", http.get or http.post or http.put or http.delete))
     if not text:
         assert required <= in_path, f"{name} needs {required - in_path} and shows no example"
         return
@@ -118,10 +123,13 @@ def test_example_of_a_response_is_a_valid_response(name: str) -> None:
 @pytest.mark.parametrize("name", HTTP)
 def test_route_is_under_a_root_of_the_api_and_its_path_names_fields(name: str) -> None:
     http = HTTP[name].GetOptions().Extensions[annotations_pb2.http]
-    path = http.get or http.post
+    path = http.get or http.post or http.put or http.delete
     assert path.startswith(("/api/", "/v1/"))
     assert set(re.findall(r"{(\w+)}", path)) <= {field.name for field in HTTP[name].input_type.fields}
-    assert http.body == ("*" if http.post and "cancel" not in path else "")
+    raw = rule(HTTP[name]).raw_request
+    has_fields = http.post and path != "/api/accounts/lost-key/cancel"
+    assert http.body == ("*" if has_fields else raw.data_field)
+    assert bool(raw.data_field) == bool(http.put), "only what is put is raw bytes"
 
 
 @pytest.mark.parametrize("name", HTTP)
@@ -129,7 +137,7 @@ def test_every_post_declares_how_a_repeated_request_is_handled(name: str) -> Non
     """A new POST must declare it: by an Idempotency-Key, or by the nature of the method."""
     method, options = HTTP[name], rule(HTTP[name])
     http = method.GetOptions().Extensions[annotations_pb2.http]
-    assert bool(http.post) == (options.repeat != options_pb2.REPEAT_UNSPECIFIED)
+    assert bool(http.post or http.put or http.delete) == (options.repeat != options_pb2.REPEAT_UNSPECIFIED)
     keys = [field.name for field in method.input_type.fields if field_rule(field).header == "Idempotency-Key"]
     assert keys == (["idempotency_key"] if options.repeat == options_pb2.REPEAT_KEYED else [])
     clashes = errors_pb2.ERROR_REASON_IDEMPOTENCY_CLASH in options.reasons
@@ -140,7 +148,7 @@ def test_every_rpc_has_its_own_route() -> None:
     routes = []
     for method in HTTP.values():
         http = method.GetOptions().Extensions[annotations_pb2.http]
-        routes.append(("GET", http.get) if http.get else ("POST", http.post))
+        routes.append((http.WhichOneof("pattern"), http.get or http.post or http.put or http.delete))
     assert len(set(routes)) == len(routes)
 
 

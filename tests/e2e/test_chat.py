@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
+import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,3 +104,49 @@ def test_killed_program_gives_the_whole_text_or_an_exception(
     job = job_of(scene, answer_id)
     assert job["status"] in ("completed", "cancelled", "failed")
     scene.assert_books()
+
+
+def test_reader_of_a_few_bytes_a_second_holds_up_nobody_and_gets_the_whole_text(
+    scene: Scene, client: openai.OpenAI
+) -> None:
+    scene.add_daemon()
+    scene.play(script("ready", 2, 0.0))
+    long = script("x" * 1200, 900, 0.0)  # a megabyte, at once
+    with slow_reader(scene, long) as reader:
+        for _ in range(20):
+            assert reader.recv(1)
+            time.sleep(0.1)
+        other = client.chat.completions.create(
+            model=scripted_daemon.MODEL, messages=asked(script("quick", 3, 0.0))
+        )
+        assert other.choices[0].message.content == answer_to(script("quick", 3, 0.0))
+        job_id = scene.renter.ask("GET", "/api/jobs").json()["jobs"][1]["job_id"]
+        # The provider is done with it, and paid, whatever the reader does.
+        assert scene.renter.until_final(job_id)["status"] == "completed"
+        received = b"".join(iter(lambda: reader.recv(65536), b""))
+    events = [json.loads(line[6:]) for line in received.decode().splitlines() if line.startswith("data: {")]
+    text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events if event["choices"])
+    assert received.endswith(b"data: [DONE]\n\n")
+    assert answer_to(long).endswith(text)
+    assert len(text) > 1_000_000
+    scene._noted(job_id)
+    job_of(scene, other.id)
+    scene.assert_books()
+
+
+@contextlib.contextmanager
+def slow_reader(scene: Scene, prompt: str) -> Iterator[socket.socket]:
+    """A stream of a chat whose answer waits in the gateway: hardly any of it fits into the socket."""
+    url = urllib.parse.urlsplit(scene.market.url)
+    body = json.dumps({"model": scripted_daemon.MODEL, "messages": asked(prompt), "stream": True}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.0\r\nhost: {url.netloc}\r\n"
+        f"authorization: Bearer {scene.renter._headers['x-renter-key']}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.settimeout(60)
+        reader.connect((url.hostname, url.port))
+        reader.sendall(head.encode() + body)
+        yield reader

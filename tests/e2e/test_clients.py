@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SCRIPTS = Path(__file__).parent / "clients"
 RUN_SECONDS = 300
+EMBEDDINGS = "/v1/embeddings"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ TURNS: Mapping[str, Turn] = {
         installation="litellm",
         tool_result="sunny",
     ),
+    "openai-embeddings": Turn("openai", "embeddings", path=EMBEDDINGS),
+    "langchain-embeddings": Turn("langchain", "embeddings", path=EMBEDDINGS),
+    "litellm-embeddings": Turn("litellm", "embeddings", installation="litellm", path=EMBEDDINGS),
     "litellm-responses": Turn("litellm", "responses", installation="litellm", path="/v1/responses"),
     "llm": Turn("llm", "stream whole tools schema", tool_result="sunny"),
     "openai-agents": Turn("openai_agents", "chat chat_stream", tool_result="sunny"),
@@ -235,7 +239,8 @@ def test_client_takes_its_turn_and_each_job_is_billed(scene: Scene, tmp_path: Pa
         installation = client_programs.install(turn.installation)
     except NotInstallableError as error:
         pytest.skip(str(error))
-    model = BUNDLED_MODEL if turn.is_real else talking_server.MODEL
+    scripted = talking_server.EMBEDDER if turn.path == EMBEDDINGS else talking_server.MODEL
+    model = BUNDLED_MODEL if turn.is_real else scripted
     expected = "" if turn.is_real else talking_server.TEXT
     scene.until_served(model)
     scene.new_jobs()  # those of a turn before that failed
@@ -252,7 +257,7 @@ def test_client_takes_its_turn_and_each_job_is_billed(scene: Scene, tmp_path: Pa
     jobs = scene.new_jobs()
     assert {job["status"] for job in jobs} == {"completed"}, output
     assert all(job["billing"]["actual_cost_halala"] > 0 for job in jobs)
-    messages = [message for request in scene.requests for message in request["messages"]]
+    messages = [message for request in scene.requests for message in request.get("messages", ())]
     results = [json.dumps(message["content"]) for message in messages if message["role"] == "tool"]
     assert any(turn.tool_result in result for result in results) or not turn.tool_result
     scene.assert_books()

@@ -11,6 +11,7 @@ import pytest
 
 from daemon.config.config import from_env
 from scripts.market import UNLIMITED, Market, Program
+from tests.support.clustered_market import StartMarket
 from tests.support.model_image import ARGUMENTS
 from tests.support.patient_renter import Renter, assert_books, eventually
 from tests.support.private_engine import PrivateEngine
@@ -55,11 +56,14 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(
-    tmp_path_factory: pytest.TempPathFactory, docker_engine: PrivateEngine, model_server_image: str
+    start_market: StartMarket,
+    tmp_path_factory: pytest.TempPathFactory,
+    docker_engine: PrivateEngine,
+    model_server_image: str,
 ) -> Iterator[Scene]:
     engine = docker_engine
     folder = tmp_path_factory.mktemp("container-engine")
-    with Market(folder, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
+    with start_market(folder, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
         _, provider = market.register_provider("Container node", "p@example.com")
         daemon = market.add_daemon(
             provider,

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from scripts.market import UNLIMITED, Market, Program
+from tests.support.clustered_market import StartMarket
 from tests.support.private_engine import IMAGE, PrivateEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine]
@@ -61,9 +62,11 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, docker_engine: PrivateEngine) -> Iterator[Scene]:
+def scene(
+    start_market: StartMarket, tmp_path_factory: pytest.TempPathFactory, docker_engine: PrivateEngine
+) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("containers")
-    with Market(folder, admin_token="operator-token-of-all-of-the-tests", settings=UNLIMITED) as market:
+    with start_market(folder, admin_token="operator-token-of-all-of-the-tests", settings=UNLIMITED) as market:
         _, provider_key = market.register_provider("Container node", "p@example.com")
         renter_id, key = market.register_renter("Acme AI", "r@example.com")
         market.credit(renter_id, 5000)

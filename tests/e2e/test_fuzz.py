@@ -17,7 +17,7 @@ RICHEST = "/(jobs/submit|renters/register)$"
 @pytest.mark.e2e
 @lengths(
     "length",
-    short=Length(examples=1, covering=["x-renter-key"], covered=RICHEST),
+    short=Length(examples=1, covering=["x-renter-key"], covered=RICHEST, own_routes=True),
     full=Length(examples=5, covering=["x-renter-key"]),
 )
 def test_no_request_gets_a_response_that_the_document_does_not_describe(
@@ -25,5 +25,5 @@ def test_no_request_gets_a_response_that_the_document_does_not_describe(
 ) -> None:
     cases, failed = fuzz_all(tmp_path, length, seed=1)
     record_property("schemathesis, cases with three keys", cases)
-    assert failed == {}
-    assert cases >= 500
+    assert not failed, "\n".join(failed.values())[:3000]
+    assert cases >= (140 if length.own_routes else 500)  # each key and route

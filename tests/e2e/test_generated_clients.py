@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.market import UNLIMITED, Market
+from scripts.market import UNLIMITED
+from tests.support.clustered_market import StartMarket, both_forms
 from tests.support.file_daemon import content
 from tests.support.lengths import lengths
 
@@ -61,12 +62,15 @@ def run(*command: str | Path, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+@both_forms
 @lengths("generators", short=("openapi_python_client",), full=tuple(GENERATORS))
 def test_generated_clients_register_submit_read_and_download(
-    tmp_path: Path, generators: tuple[str, ...]
+    start_market: StartMarket, tmp_path: Path, generators: tuple[str, ...]
 ) -> None:
     settings = {**UNLIMITED, "DCP_SANDBOX_TOPUP": "true"}
-    with Market(tmp_path, admin_token="operator-token-of-all-of-the-tests", settings=settings) as market:
+    with start_market(
+        tmp_path, admin_token="operator-token-of-all-of-the-tests", settings=settings
+    ) as market:
         _, key = market.register_provider("Node", "node@example.com")
         market.add_daemon(key, command=FILE_DAEMON)
         for name in generators:

@@ -8,8 +8,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from scripts.market import Market
 from tests.support import scripted_daemon
+from tests.support.clustered_market import StartMarket
 from tests.support.nvml_stub.stub import A100, Machine, build
 from tests.support.patient_renter import Renter, eventually
 from tests.support.scene import ADMIN_TOKEN, SCRIPTED
@@ -21,10 +21,12 @@ OTHER = A100.replace("GPU-bbbb", "GPU-cccc")
 GONE = f"error nvmlDeviceGetCount_v2 -1 {pynvml.NVML_ERROR_DRIVER_NOT_LOADED}"
 
 
-def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(tmp_path: Path) -> None:
+def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(
+    start_market: StartMarket, tmp_path: Path
+) -> None:
     machine = Machine(build(tmp_path), tmp_path / "script")
     machine.script.write_text(f"{A100}\n{OTHER}\n")
-    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+    with start_market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         _, key = market.register_provider("GPU node", "gpu@example.com")
         environ = {"LD_LIBRARY_PATH": str(machine.library), "NVIDIA_STUB_SCRIPT": str(machine.script)}
         market.add_daemon(key, command=SCRIPTED, settings=environ)
@@ -57,16 +59,19 @@ def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(tmp_path: 
         machine.script.write_text(f"{A100}\n{OTHER}\nxid 1 79\n")
         assert renter.until_final(waiting)["status"] == "completed"
         eventually("one GPU that failed", lambda: states() == ["healthy", "failed"], seconds=40)
-        assert me()["gpu_status"]["all_gpus"][1]["last_xid"] == 79
+        # Of two servers the one without the session shows a report up to a second later.
+        eventually("its Xid", lambda: me()["gpu_status"]["all_gpus"][1].get("last_xid") == 79, seconds=10)
         assert me()["verification"]["verdict"] == "verified"
 
 
 @pytest.mark.slow
-def test_driver_that_comes_late_lies_and_crashes_costs_no_job(tmp_path: Path) -> None:
+def test_driver_that_comes_late_lies_and_crashes_costs_no_job(
+    start_market: StartMarket, tmp_path: Path
+) -> None:
     machine = Machine(build(tmp_path), tmp_path / "script")
     not_loaded = f"error nvmlInitWithFlags -1 {pynvml.NVML_ERROR_DRIVER_NOT_LOADED}"
     machine.script.write_text(f"{A100}\n{not_loaded}\n")
-    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+    with start_market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         _, key = market.register_provider("GPU node", "gpu@example.com")
         environ = {"LD_LIBRARY_PATH": str(machine.library), "NVIDIA_STUB_SCRIPT": str(machine.script)}
         market.add_daemon(key, command=SCRIPTED, settings=environ)
@@ -86,7 +91,11 @@ def test_driver_that_comes_late_lies_and_crashes_costs_no_job(tmp_path: Path) ->
         prompt = script("long", 60, 0.5)
         running = renter.submit(scripted_daemon.MODEL, prompt)
         machine.script.write_text(A100.replace(" 0 33 60000", " 4294967295 33 60000"))
-        eventually("a figure left out", lambda: "gpu_util_pct" not in status()["all_gpus"][0], seconds=40)
+        eventually(
+            "a figure left out",
+            lambda: any("gpu_util_pct" not in gpu for gpu in status().get("all_gpus", [])),
+            seconds=40,
+        )
         machine.script.write_text(f"{A100}\ncrash nvmlDeviceGetTemperature")
         eventually("a GPU of unknown state", lambda: states() == ["unknown"], seconds=40)
         machine.script.write_text(A100)

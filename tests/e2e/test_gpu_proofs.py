@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from scripts.market import Market
 from tests.support import scripted_daemon
+from tests.support.clustered_market import StartMarket
 from tests.support.nvml_stub.stub import Machine, build
+from tests.support.opencl import needs_opencl
 from tests.support.patient_renter import Renter, eventually
 from tests.support.scene import ADMIN_TOKEN, SCRIPTED
 from tests.support.scripted_daemon import answer_to, script
@@ -20,11 +21,14 @@ pytestmark = pytest.mark.e2e
 SMALL = "device GPU-dddd NVIDIA_L4 4 4 0 0 40 30000 8 9"
 
 
-def test_gpu_is_proved_before_the_first_job_and_not_again_after_a_restart(tmp_path: Path) -> None:
+def test_gpu_is_proved_before_the_first_job_and_not_again_after_a_restart(
+    start_market: StartMarket, tmp_path: Path
+) -> None:
+    needs_opencl()
     machine = Machine(build(tmp_path), tmp_path / "script")
     machine.script.write_text(f"{SMALL}\n")
     settings = {"DCP_CANARY_PERCENT": "1", "DCP_GPU_PROOF_ROUNDS": "2"}
-    with Market(tmp_path, admin_token=ADMIN_TOKEN, settings=settings) as market:
+    with start_market(tmp_path, admin_token=ADMIN_TOKEN, settings=settings) as market:
         _, key = market.register_provider("GPU node", "gpu@example.com")
         environ = {
             "LD_LIBRARY_PATH": str(machine.library),

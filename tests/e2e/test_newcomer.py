@@ -13,6 +13,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import dcp_client.settings
 import pytest
 
 import daemon.config.config
@@ -47,6 +48,7 @@ def test_settings_of_the_reference_are_those_of_the_programs() -> None:
             ("server", server.config),
             ("gateway", gateway.config),
             ("daemon", daemon.config.config),
+            ("client", dcp_client.settings),
         )
         for name, default, _ in config.VARIABLES
     }

@@ -6,7 +6,6 @@ ends and is paid once. A failure shows the seed; ``--storm-seed`` repeats the sa
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,15 +27,6 @@ SUBMITTERS = 4
 
 pytestmark = pytest.mark.e2e
 log = logging.getLogger(__name__)
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """The seed from the command line, or a new random one."""
-    given = request.config.getoption("--storm-seed")
-    seed = secrets.randbelow(1_000_000) if given is None else int(given)
-    log.warning("--storm-seed=%d", seed)  # shown with a failure
-    return seed
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.tcp_proxy import BlackHole, Delay, Pass, Reset, Slice, TcpProxy
+from tests.support.tcp_proxy import BlackHole, Cut, Delay, Pass, Reset, Slice, TcpProxy
 
 WORDS = b"something that is longer than one segment"
 
@@ -143,3 +143,14 @@ def test_end_of_the_proxy_ends_its_connections(echo: str) -> None:
         assert said_back(connection) == WORDS
     with connection, pytest.raises(ConnectionResetError):
         connection.recv(1024)
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_cut_loses_the_answer_with_the_bytes_and_all_after_it(proxy: TcpProxy, is_silent: bool) -> None:
+    with connect(proxy) as connection:
+        proxy.switch(Cut(b"longer than", is_silent))
+        connection.sendall(b"short")
+        assert connection.recv(1024) == b"short"
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError if is_silent else ConnectionResetError):
+            said_back(connection)

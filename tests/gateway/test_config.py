@@ -8,13 +8,15 @@ from pathlib import Path
 import certifi
 import pytest
 
+from common.tracing import TraceSettings
+from gateway.channel import target
 from gateway.config import VARIABLES, Address, Config, ConfigError
 
 
 def test_defaults_are_those_of_the_table() -> None:
     assert Config.from_env({}) == Config.from_env({v.name: v.default for v in VARIABLES})
     assert Config.from_env({}) == Config(
-        Address("127.0.0.1", 8080), Address("127.0.0.1", 50051), None, False, "info"
+        Address("127.0.0.1", 8080), (Address("127.0.0.1", 50051),), None, False, "info"
     )
 
 
@@ -44,6 +46,11 @@ def test_variables_are_read() -> None:
             "DCP_SERVER": "server.example:443",
             "DCP_TLS_CA": str(ca),
             "DCP_LOG_LEVEL": "debug",
+            "DCP_METRICS_LISTEN": "10.0.0.7:0",
+            "DCP_TRACES": "http://127.0.0.1:4318",
+            "DCP_TRACES_SAMPLED": "0.5",
+            "DCP_LOG_FORMAT": "json",
+            "DCP_ACCESS_LOG": "false",
             "DCP_ADMIN_TOKEN": "of another program",
             "DCP_TRUSTED_PROXIES": "10.1.2.3, 2001:db8::/32",
             "DCP_MAX_CONNECTIONS": "1000",
@@ -53,11 +60,30 @@ def test_variables_are_read() -> None:
     )
     proxies = (ipaddress.ip_network("10.1.2.3"), ipaddress.ip_network("2001:db8::/32"))
     assert config == Config(
-        *(Address("::1", 0), Address("server.example", 443), ca, False, "debug", proxies),
+        *(Address("::1", 0), (Address("server.example", 443),), ca, False, "debug", proxies),
         max_connections=1000,
         max_address_connections=1,
+        metrics_listen=("10.0.0.7", 0),
+        traces=TraceSettings("http://127.0.0.1:4318/v1/traces", 0.5),
+        log_format="json",
+        access_log=False,
     )
     assert str(config.listen) == "[::1]:0"
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_logged"),
+    [
+        ({}, False),
+        ({"DCP_LOG_FORMAT": "json"}, True),
+        ({"DCP_LOG_FORMAT": "json", "DCP_ACCESS_LOG": "false"}, False),
+        ({"DCP_ACCESS_LOG": "true"}, True),
+    ],
+)
+def test_requests_are_logged_for_programs_or_when_it_is_wished(
+    environ: dict[str, str], is_logged: bool
+) -> None:
+    assert Config.from_env(environ).access_log is is_logged
 
 
 @pytest.mark.parametrize(
@@ -78,6 +104,11 @@ def test_variables_are_read() -> None:
         ("DCP_PUBLIC_SERVER", "api.example"),
         ("DCP_PUBLIC_SERVER", "api.example:0"),
         ("DCP_LOG_LEVEL", "loud"),
+        ("DCP_METRICS_LISTEN", ":9464"),
+        ("DCP_TRACES", "127.0.0.1:4318"),
+        ("DCP_TRACES_SAMPLED", "2"),
+        ("DCP_LOG_FORMAT", "xml"),
+        ("DCP_ACCESS_LOG", "yes"),
         ("DCP_MAX_CONNECTIONS", "0"),
         ("DCP_MAX_CONNECTIONS", "9" * 5000),
         ("DCP_MAX_ADDRESS_CONNECTIONS", "٣"),
@@ -108,7 +139,37 @@ def test_keys_are_not_sent_unencrypted_unless_that_is_set(server: str) -> None:
 
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"])
 def test_this_machine_needs_no_tls(server: str) -> None:
-    assert str(Config.from_env({"DCP_SERVER": server}).server) == server
+    assert target(Config.from_env({"DCP_SERVER": server}).servers) == server
+
+
+@pytest.mark.parametrize(
+    ("servers", "expected"),
+    [
+        ("127.0.0.1:1, 127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2"),
+        ("[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2"),
+    ],
+)
+def test_several_servers_are_named_by_their_addresses(servers: str, expected: str) -> None:
+    assert target(Config.from_env({"DCP_SERVER": servers}).servers) == expected
+
+
+@pytest.mark.parametrize("servers", ["localhost:1,127.0.0.1:2", "127.0.0.1:1,[::1]:2", "127.0.0.1:1,"])
+def test_several_servers_that_one_channel_cannot_have_together_are_refused(servers: str) -> None:
+    with pytest.raises(ConfigError, match="DCP_SERVER"):
+        Config.from_env({"DCP_SERVER": servers})
+
+
+def test_several_servers_with_tls_need_the_name_in_their_certificate() -> None:
+    environ = {"DCP_SERVER": "10.0.0.1:1,10.0.0.2:1", "DCP_TLS_CA": certifi.where()}
+    with pytest.raises(ConfigError, match="DCP_TLS_SERVER_NAME"):
+        Config.from_env(environ)
+    assert Config.from_env({**environ, "DCP_TLS_SERVER_NAME": "market.example"}).servers[1].host == "10.0.0.2"
+
+
+@pytest.mark.parametrize("servers", ["127.0.0.1:1,10.0.0.7:2"])
+def test_no_key_is_sent_unencrypted_to_one_of_several_servers(servers: str) -> None:
+    with pytest.raises(ConfigError, match="DCP_TLS_CA"):
+        Config.from_env({"DCP_SERVER": servers})
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8080", "[::]:8080", "10.0.0.7:80", "gateway.example:80"])

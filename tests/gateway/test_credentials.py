@@ -7,7 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from dcp.v1 import log_ins_pb2
 
+from gateway import browsers, credentials
+from gateway.app import build_app
 from tests.support.gateway_server import FakeServer
 
 KEY = "dcp-renter-abc"
@@ -117,3 +120,60 @@ async def test_keys_do_not_appear_in_logs_and_responses(
     gateways_own = "".join(record.getMessage() for record in caplog.records if "gateway" in record.name)
     assert "call failed" in gateways_own
     assert KEY not in gateways_own + "".join(answer.text for answer in answers)
+
+
+# --- the cookies of browsers ---
+
+LOG_IN = "dcp-session-abc"
+OURS = {"sec-fetch-site": "same-origin", "content-type": "application/json", "host": "gateway"}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "cookie", "is_found"),
+    [
+        ("http", f"dcp-session={LOG_IN}", True),
+        ("https", f"__Host-dcp-session={LOG_IN}", True),
+        ("https", f"dcp-session={LOG_IN}", False),  # a neighbour without TLS could have planted it
+        ("http", f"lang=ar; dcp-session={LOG_IN}; other=1", True),
+        ("http", f"dcp-session={LOG_IN}; dcp-session=dcp-session-other", False),
+        ("http", f"dcp-session={KEY}", False),
+        ("http", f"dcp-session={LOG_IN}%0d%0a", False),
+    ],
+)
+def test_log_in_is_read_from_the_cookie_of_the_scheme(scheme: str, cookie: str, is_found: bool) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in (OURS | {"cookie": cookie}).items()]
+    scope = {"scheme": scheme, "method": "POST", "headers": headers}
+    assert credentials.of_request(scope, {}, {}) == (LOG_IN if is_found else None)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        OURS | {"host": "behind-a-proxy", "origin": "https://public.example"},
+        {"content-type": "application/json", "host": "gateway:80", "origin": "http://gateway:80"},
+        {"content-type": "application/json; charset=utf-8", "sec-fetch-site": "same-origin"},
+        {"content-type": "application/octet-stream", "sec-fetch-site": "same-origin"},
+        {"content-type": "multipart/form-data; boundary=x", "dcp-page": "1", "sec-fetch-site": "same-origin"},
+    ],
+)
+def test_own_pages_are_recognized_behind_proxies_and_without_tls(headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    browsers.check_own_page({"scheme": "http", "method": "POST", "headers": raw})
+
+
+async def test_log_in_is_forwarded_like_a_key(gateway: httpx.AsyncClient, server: FakeServer) -> None:
+    headers = OURS | {"cookie": f"dcp-session={LOG_IN}"}
+    assert (await gateway.post("/api/renters/topup", json={}, headers=headers)).status_code == 200
+    assert server.calls[0].metadata["authorization"] == f"Bearer {LOG_IN}"
+
+
+async def test_with_tls_cookies_are_secure_and_of_this_host_alone(server: FakeServer) -> None:
+    server.answers["LogIn"] = lambda _: log_ins_pb2.LogInResponse(session=LOG_IN)
+    async with server.open_channel() as channel:
+        transport = httpx.ASGITransport(build_app(channel))
+        async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as client:
+            answer = await client.post("/api/log-in", json={"api_key": KEY}, headers=OURS)
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(f"__Host-dcp-session={LOG_IN}; Path=/; HttpOnly; SameSite=Strict; ")
+    assert cookie.endswith("; Secure")
+    assert LOG_IN not in answer.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -47,6 +48,50 @@ async def test_without_a_reason_the_code_determines_the_error_and_its_text(
     assert (answer.status_code, answer.json()["code"]) == BY_CODE.get(code, (500, "INTERNAL"))
     assert "secret" not in answer.text
     assert answer.json()["code"] in CODES
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "told"),
+    [
+        ("POST", "/api/renters/topup", {"amount_halala": 5}, (504, "OUTCOME_UNKNOWN")),
+        ("POST", "/api/jobs/quote", {"job_type": "llm-inference"}, (503, "UNAVAILABLE")),
+        ("GET", "/api/renters/me", None, (503, "UNAVAILABLE")),
+    ],
+)
+async def test_connection_that_broke_after_a_call_was_sent_does_not_say_that_nothing_was_done(
+    method: str, path: str, body: object, told: tuple[int, str]
+) -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\0\0\0\4\0\0\0\0\0")  # HTTP/2's empty SETTINGS
+        await asyncio.sleep(0.3)  # the call is on its way
+        writer.transport.abort()
+
+    async with await asyncio.start_server(break_off, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            transport = httpx.ASGITransport(build_app(channel))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                headers = {"x-renter-key": "dcp-renter-of-a-test"}
+                answer = await client.request(method, path, json=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == told
+    assert ("Idempotency-Key" in answer.json()["error"]) == (told[0] == 504)
+
+
+async def test_repeat_at_another_server_that_fails_does_not_deny_what_the_first_may_have_done(
+    gateway: httpx.AsyncClient, server: FakeServer
+) -> None:
+    lost = Refusal(grpc.StatusCode.UNAVAILABLE, "Stream removed")
+    lost.metadata = ()
+    said = Refusal(grpc.StatusCode.UNAVAILABLE, "nothing was changed, try again", "STORE_UNAVAILABLE")
+    ends = iter([lost, said])
+
+    def fail(_: object) -> object:
+        raise next(ends)
+
+    server.answers["TopUpOwnWallet"] = fail
+    headers = {"x-renter-key": "dcp-renter-of-a-test", "idempotency-key": "a key"}
+    answer = await gateway.post("/api/renters/topup", json={"amount_halala": 5}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (504, "OUTCOME_UNKNOWN")
 
 
 async def test_reached_limit_is_in_the_standard_headers(

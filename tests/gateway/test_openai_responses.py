@@ -120,7 +120,7 @@ def client(content: bytes) -> Iterator[openai.OpenAI]:
 def accumulated(stream: bytes) -> Values:
     """The response that OpenAI's client puts together, without what it adds."""
     with client(stream) as there, there.responses.stream(model="m", input="Hello") as read:
-        response = read.get_final_response().to_dict()
+        response: Values = read.get_final_response().to_dict()
     items: Any = response["output"]
     for each in [*items, *(part for item in items for part in item.get("content") or ())]:
         for added in ("parsed", "parsed_arguments"):

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from dcp.v1 import options_pb2
 
 from gateway.dialects.table import DIALECTS
+from gateway.doors import doors as served_doors
 from gateway.languages import ARABIC, ENGLISH, LANGUAGES, Language
 from gateway.openapi import document
 from gateway.routes import Binding, bindings, discover
 from gateway.transcode import body_reader
+from gateway.web.doors import doors
+from gateway.web.guides import Guide, guides
 from gateway.web.reference import Reference, markdown
 
 BINDINGS = list(bindings(discover()))
 WEB = Path(__file__).parents[2] / "gateway" / "web"
+DOCS = Path(__file__).parents[2] / "docs"
 LOCALES = WEB.parent / "locales"
 
 
@@ -78,23 +84,153 @@ def test_every_rpc_has_summaries_and_an_example_that_its_message_accepts(binding
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: language.code)
-async def test_every_rpc_has_its_place_on_the_page(gateway: httpx.AsyncClient, language: Language) -> None:
-    page = (await gateway.get("/docs", params={"lang": language.code})).text
-    for operation in Reference(document(discover(), language), language).operations:
-        assert f'id="{operation.slug}"' in page
-        assert f'data-try="{operation.slug}"' in page
+async def test_every_rpc_has_its_place_on_the_page_of_its_group(
+    gateway: httpx.AsyncClient, language: Language
+) -> None:
+    start = (await gateway.get("/docs", params={"lang": language.code})).text
+    pages = ""
+    for group in Reference(document(discover(), language), language).groups:
+        answer = await gateway.get(group.path, params={"lang": language.code})
+        assert answer.status_code == 200, group.path
+        assert f'href="{group.path}?lang={language.code}"' in start
+        for operation in group.operations:
+            assert f'<article id="{operation.slug}"' in answer.text
+            assert f'data-try="{operation.slug}"' in answer.text
+            assert f'href="{group.path}?lang={language.code}#{operation.slug}"' in start
+        pages += answer.text
     for binding in BINDINGS:
-        assert f"<code>{binding.path}</code>" in page
+        assert f"<code>{binding.path}</code>" in pages
         summary = getattr(binding.rule.summary, language.code)
-        assert summary.replace("'", "&#39;") in page
+        assert summary.replace("'", "&#39;").replace("`", "") in pages
+
+
+async def test_a_page_of_the_documents_that_is_not_there_is_a_404(gateway: httpx.AsyncClient) -> None:
+    for path in ("/docs/nothing", "/docs/guides/../../x", "/docs/guides/internals"):
+        assert (await gateway.get(path)).status_code == 404
+
+
+GUIDES = [
+    pytest.param(code, guide, id=f"{guide.name}-{code}") for code in LANGUAGES for guide in guides(code)
+]
+
+
+@pytest.mark.parametrize(("code", "guide"), GUIDES)
+async def test_links_of_guides_lead_to_headings_of_guides_or_to_pages(
+    gateway: httpx.AsyncClient, code: str, guide: Guide
+) -> None:
+    assert (await gateway.get(guide.path, params={"lang": code})).status_code == 200
+    headings = {
+        f"{each.path}?lang={language}": {section.anchor for section in each.sections}
+        for language in LANGUAGES
+        for each in guides(language)
+    }
+    links = [html.unescape(link) for link in re.findall(r'href="([^"]+)"', guide.body)]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if path.startswith("http"):
+            continue
+        assert path in {"", "/docs", "/docs/errors", "/docs/guides/settings", *headings}, link
+        if anchor and (not path or path in headings):
+            assert anchor in headings[path or f"{guide.path}?lang={code}"], link
+
+
+TRANSLATED = sorted((DOCS / "ar").glob("*.md"))
+
+
+def sections_of(file: Path) -> dict[str, list[str]]:
+    """The blocks of code below each heading, by the heading's anchor, or that which it translates."""
+    found: dict[str, list[str]] = {}
+    anchor, block = "", None
+    for line in file.read_text().splitlines():
+        if block is None and (twin := re.fullmatch(r"<!-- (\S+)#(\S+) -->", line)):
+            anchor = f"{twin[1]}#{twin[2]}"
+            found[anchor] = []
+        elif block is None and (heading := re.match(r"#+ (.*)", line)) and file not in TRANSLATED:
+            anchor = re.sub(r"[^\w\- ]", "", heading[1].lower()).replace(" ", "-")
+            found[anchor] = []
+        elif line.startswith("```") and block is None:
+            block = [line]
+        elif block is not None:
+            block.append(line)
+            if line == "```":
+                found[anchor].append("\n".join(block))
+                block = None
+    return found
+
+
+@pytest.mark.parametrize("file", TRANSLATED, ids=lambda file: file.name)
+def test_arabic_guides_have_the_code_of_the_sections_that_they_translate(file: Path) -> None:
+    text = file.read_text()
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"(?:^<!-- \S+ -->\n)?^#+ .*$", outside, re.MULTILINE)
+    assert headings
+    assert all(heading.startswith("<!-- ") for heading in headings), "each names what it translates"
+    assert all(re.search(r"[\u0600-\u06ff]", heading) for heading in headings)
+    for twin, blocks in sections_of(file).items():
+        name, _, anchor = twin.partition("#")
+        english = sections_of(DOCS.parent / name if name == "README.md" else DOCS / name)
+        assert anchor in english, f"there is no such heading: {twin}"
+        assert blocks == english[anchor], f"the code of {twin} has changed: translate it anew"
+
+
+def test_there_is_an_arabic_guide_for_each_role() -> None:
+    assert {file.stem for file in TRANSLATED} == {"renters", "providers", "operators"}
+    for guide in guides("ar"):
+        assert guide.language == ("ar" if guide.name in {file.stem for file in TRANSLATED} else "en")
+
+
+async def test_every_path_of_another_api_has_examples() -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:9") as channel:
+        served = {path.removeprefix("GET ") for path in served_doors(channel, 1.0)[0]}
+    assert {door.path for door in doors()} == served
+    for door in doors():
+        assert {"curl", "JavaScript"} < {sample.name for sample in door.samples}
+
+
+@pytest.mark.parametrize(
+    ("words", "language", "address"),
+    [
+        ("wait_for_supply", "en", "/docs/job#submit-job"),
+        ("wait_for_supply", "ar", "/docs/job#submit-job"),
+        ("insufficient_balance", "en", "/docs/errors#INSUFFICIENT_BALANCE"),
+        ("insufficient_balance", "ar", "/docs/errors#INSUFFICIENT_BALANCE"),
+        ("إرسال مهمة", "ar", "/docs/job#submit-job"),
+        ("للمستأجرين", "ar", "/docs/guides/renters#for-renters"),
+        ("disputing a charge", "en", "/docs/guides/renters#disputing-a-charge"),
+        ("الاعتراض على مبلغ", "ar", "/docs/guides/renters#disputing-a-charge"),
+        ("compare providers", "ar", "/docs/guides/renters#compare-providers"),
+        ("dcp_max_artifacts", "en", "/docs/guides/settings#DCP_MAX_ARTIFACTS"),
+        ("dcp_max_artifacts", "ar", "/docs/guides/settings#DCP_MAX_ARTIFACTS"),
+        ("/v1/chat/completions", "en", "/docs/inference#v1-chat-completions"),
+        ("anthropic", "ar", "/docs/inference#v1-messages"),
+    ],
+)
+async def test_index_of_the_search_has_fields_reasons_guides_and_settings(
+    gateway: httpx.AsyncClient, words: str, language: str, address: str
+) -> None:
+    index = (await gateway.get("/docs/search.json", params={"lang": language})).json()
+    assert address in [entry["address"] for entry in index if words in entry["words"]]
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+async def test_every_address_of_the_search_is_there(gateway: httpx.AsyncClient, language: str) -> None:
+    index = (await gateway.get("/docs/search.json", params={"lang": language})).json()
+    pages: dict[str, str] = {}
+    for entry in index:
+        path, _, anchor = entry["address"].partition("#")
+        page = f"{path}?lang={entry.get('lang', language)}"
+        if page not in pages:
+            pages[page] = (await gateway.get(page)).text
+        assert f'id="{anchor}"' in pages[page], entry["address"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: language.code)
-async def test_every_webhook_event_is_on_the_page_with_its_headers_and_body(
+async def test_every_webhook_event_is_on_its_page_with_its_headers_and_body(
     gateway: httpx.AsyncClient, language: Language
 ) -> None:
-    page = (await gateway.get("/docs", params={"lang": language.code})).text
-    assert '<a href="#events">' in page
+    page = (await gateway.get("/docs/events", params={"lang": language.code})).text
+    objects = (await gateway.get("/docs/objects", params={"lang": language.code})).text
     webhooks = document(discover(), language)["webhooks"]
     events = Reference(document(discover(), language), language).events
     assert [event.name for event in events] == list(webhooks) != []
@@ -106,8 +242,8 @@ async def test_every_webhook_event_is_on_the_page_with_its_headers_and_body(
         assert {"webhook-signature", "created_at"} <= set(names)
         for row in event.rows:
             assert f'<code dir="ltr">{row.name}</code>' in part
-        assert f'href="#type-{event.type}"' in part
-        assert f'<details id="type-{event.type}">' in page
+        assert f'#type-{event.type}"' in part
+        assert f'<details id="type-{event.type}">' in objects
         for status, answer in entry["responses"].items():
             assert f">{status}</span>" in part
             assert str(markdown(answer["description"])) in part
@@ -143,6 +279,32 @@ def test_samples_are_code_that_compiles() -> None:
         assert "dcp-" not in samples["curl"], "a sample takes its key from the environment"
 
 
+BY_COOKIES = (
+    "log-in",
+    "ask-to-log-in",
+    "redeem-log-in-code",
+    "log-out",
+    "open-invitation",
+    "accept-invitation",
+    "ask-for-passkey",
+    "log-in-by-passkey",
+    "begin-passkey",
+    "add-passkey",
+    "log-in-operator",
+)
+
+
+@pytest.mark.parametrize("slug", BY_COOKIES)
+def test_samples_of_what_uses_cookies_say_their_origin(slug: str) -> None:
+    operations = {each.slug: each for each in Reference(document(discover()), ENGLISH).operations}
+    for sample in operations[slug].samples:
+        assert re.search(r"\borigin\b\"?: ", sample.code, re.IGNORECASE), sample.code
+    assert "`Origin`" in operations[slug].description
+    others = [each for each in operations.values() if "`Origin`" not in each.description]
+    assert len(others) == len(operations) - len(BY_COOKIES)
+    assert not any("Origin: " in sample.code for each in others for sample in each.samples)
+
+
 # --- languages ---
 
 
@@ -151,7 +313,8 @@ def test_every_text_is_translated_and_no_translation_is_left_over() -> None:
     language = Language("ar", "", "rtl", lookups)
     Reference(document(discover(), language), language)
     drawn = (WEB / "reference.py").read_text()
-    needed = lookups.asked - {""} | words_of_templates() | {"path", "query", "header"}
+    titles = {guide.title for guide in guides()}
+    needed = lookups.asked - {""} | words_of_templates() | titles | {"path", "query", "header"}
     assert sorted(needed - ARABIC.texts.keys()) == []
     left_over = {text for text in ARABIC.texts.keys() - needed if f'"{text}"' not in drawn}
     in_template_tables = {t for t in left_over if any(t in p.read_text() for p in WEB.rglob("*.html"))}
@@ -207,7 +370,7 @@ async def test_openapi_has_its_texts_in_the_requested_language(gateway: httpx.As
 # --- safety ---
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/docs?lang=ar"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/job?lang=ar", "/docs/guides/renters"])
 async def test_pages_load_nothing_from_other_hosts_and_nothing_inline(
     gateway: httpx.AsyncClient, path: str
 ) -> None:
@@ -223,7 +386,7 @@ async def test_pages_load_nothing_from_other_hosts_and_nothing_inline(
         r'(?:<script[^>]*|<img[^>]*|<link[^>]*rel="[^"]*"[^>]*) (?:src|href)="([^"]+)"', answer.text
     )
     assert loaded
-    assert all(address.startswith(("/static/", "/openapi.json", "?lang=")) for address in loaded), loaded
+    assert all(address.startswith(("/static/", "/docs/form.json", "?lang=")) for address in loaded), loaded
 
 
 def test_markup_in_a_comment_stays_text() -> None:

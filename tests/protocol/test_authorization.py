@@ -21,10 +21,17 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway.routes import BASES, Binding, bindings, discover
 from gateway.transcode import body_reader, query_reader
 from scripts.market import UNLIMITED
+from server.domain import batches
+from server.domain.batches import Part, file_id_of_input, file_id_of_part
+from server.domain.inputs import Purpose
 from server.domain.keys import Scope
+from server.domain.operators import OperatorRole
+from server.services import keys as keys_of
+from server.services.inputs import Announced
 from server.services.keys import digest, issue
 from server.store import disputes, withdrawals
-from server.store.models import ApiKey, Artifact, Job
+from server.store.models import ApiKey, Artifact, AuditEntry, Job, OperatorKey
+from server.store.operators import access, passkeys, roster
 from tests.server.rpc.methods import first_answer
 from tests.support.running_server import bearer, read_refusal
 from tests.support.whole_stack import ADMIN_TOKEN, Stack, running_stack
@@ -42,12 +49,32 @@ for _binding in bindings(discover()):
     )
 
 JOB, RENTER, PROVIDER, WITHDRAWAL, KEY = "job", "renter", "provider", "withdrawal", "key"
-DISPUTE = "dispute"
+DISPUTE, INPUT = "dispute", "input"
+OPERATOR, OPERATOR_KEY, PASSKEY = "operator", "key of an operator", "passkey"
+BATCH, FILE, OUTPUT = "batch", "file of a batch", "output of a batch"
 FREE = "anybody's to name: a filter, a place in a list, or whom to do business with"
 # The kind of object that each id in a request names, by RPC and field.
 OBJECTS = {
     "JobService.SubmitJob provider_id": FREE,
     "JobService.SubmitJob quote_id": FREE,
+    # tests/protocol/test_inputs names somebody else's.
+    "JobService.SubmitJob inputs.input_id": FREE,
+    "JobService.QuoteJob inputs.input_id": FREE,
+    **{
+        f"BatchService.{name} batch_id": BATCH
+        for name in ("GetBatch", "CancelBatch", "AddBatchLines", "ResumeBatchCheck", "EndBatchCheck")
+    },
+    **{
+        f"BatchService.{name} file_id": FILE
+        for name in ("GetFile", "DeleteFile", "AppendFile", "FinishFile", "ReadFile")
+    },
+    "BatchService.CreateBatch input_file_id": FILE,
+    "BatchService.ListBatchResults file_id": OUTPUT,
+    "BatchService.AddBatchLines lines.custom_id": FREE,
+    "InputService.SendInput input_id": INPUT,
+    "InputService.GetInput input_id": INPUT,
+    "InputService.DeleteInput input_id": INPUT,
+    "InputService.ListInputs before_id": FREE,
     "JobService.QuoteJob provider_id": FREE,
     "JobService.WatchJob job_id": JOB,
     "JobService.WatchJob last_event_id": FREE,
@@ -81,9 +108,23 @@ OBJECTS = {
     "MetricService.GetProviderMetrics provider_id": PROVIDER,
     "ProviderService.ListProviderHistory provider_id": PROVIDER,
     "SessionService.Connect hello.boot_id": FREE,
+    "OversightService.GetPayoutEvidence withdrawal_id": WITHDRAWAL,
+    "OversightService.GetProviderAccount provider_id": PROVIDER,
+    "OversightService.GetRenterAccount renter_id": RENTER,
+    "OversightService.ListProviderKeys before_id": FREE,
+    "OversightService.ListProviderKeys provider_id": PROVIDER,
+    "OversightService.ListProviderLedger before_id": FREE,
+    "OversightService.ListProviderLedger provider_id": PROVIDER,
+    "OversightService.ListRenterKeys before_id": FREE,
+    "OversightService.ListRenterKeys renter_id": RENTER,
+    "OversightService.ListRenterLedger before_id": FREE,
+    "OversightService.ListRenterLedger renter_id": RENTER,
     "WebhookService.ListWebhookDeliveries before_id": FREE,
+    "IncidentService.ListIncidents before_id": FREE,
+    "IncidentService.ListOperatorWebhookDeliveries before_id": FREE,
     "WithdrawalService.ListOwnWithdrawals before_id": FREE,
     "WithdrawalService.GetWithdrawal withdrawal_id": WITHDRAWAL,
+    "WithdrawalService.CancelWithdrawal withdrawal_id": WITHDRAWAL,
     "WithdrawalService.ProcessWithdrawal withdrawal_id": WITHDRAWAL,
     "WithdrawalService.PayWithdrawal withdrawal_id": WITHDRAWAL,
     "WithdrawalService.RejectWithdrawal withdrawal_id": WITHDRAWAL,
@@ -99,6 +140,13 @@ OBJECTS = {
     "AccountService.VouchForProvider provider_id": PROVIDER,
     "RecoveryService.RecoverProviderKey provider_id": PROVIDER,
     "RecoveryService.RecoverRenterKey renter_id": RENTER,
+    "OperatorService.ListOperators before_id": FREE,
+    "OperatorService.ListOperatorKeys before_id": FREE,
+    "OperatorService.InviteOperatorAgain operator_id": OPERATOR,
+    "OperatorService.SetOperatorRole operator_id": OPERATOR,
+    "OperatorService.RemoveOperator operator_id": OPERATOR,
+    "OperatorService.RevokeOperatorKey key_id": OPERATOR_KEY,
+    "OperatorService.RemovePasskey passkey_id": PASSKEY,
     "AccountService.SuspendRenter renter_id": RENTER,
     "AccountService.UnsuspendRenter renter_id": RENTER,
 }
@@ -106,6 +154,8 @@ OBJECTS = {
 NEEDED: dict[str, dict[str, str]] = {
     "ArtifactService.DownloadArtifact": {"name": "file"},
     "ModelService.GetModel": {"model": "test/model"},
+    "BatchService.CreateFile": {"filename": "file"},
+    "BatchService.CreateBatch": {"endpoint": "/v1/embeddings", "completion_window": "24h"},
 }
 # In these, a secret grants access, not an id; tests/server/services/test_sessions tries foreign secrets.
 PROVEN_BY_SECRET = {"dcp.v1.Lease"}
@@ -123,7 +173,11 @@ CREDENTIALS = (
     "billing sub-key",
     "read sub-key",
     "admin",
+    *(f"{role} operator" for role in OperatorRole),
+    *(f"{role} log-in" for role in OperatorRole),
 )
+# The roles of operators, who present a key of their own or the log-in of a browser.
+OPERATORS = {f"{role} {what}": role for what in ("operator", "log-in") for role in OperatorRole}
 SUB_KEYS = {f"{scope} sub-key": scope for scope in Scope}
 ROLE_OF = {
     "foreign provider": options_pb2.ROLE_PROVIDER,
@@ -132,12 +186,13 @@ ROLE_OF = {
     "renter": options_pb2.ROLE_RENTER,
     **dict.fromkeys(SUB_KEYS, options_pb2.ROLE_RENTER),
     "admin": options_pb2.ROLE_ADMIN,
+    **dict.fromkeys(OPERATORS, options_pb2.ROLE_ADMIN),
 }
 ADMITTED = "admitted"
 REFUSED = "not its object"
 OF_CREDENTIAL = {
     *("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE", "ADMIN_NOT_CONFIGURED"),
-    *("MISSING_SCOPE", "MAIN_KEY_NEEDED"),
+    *("MISSING_SCOPE", "MAIN_KEY_NEEDED", "OPERATOR_ROLE_NEEDED"),
 }
 
 
@@ -202,7 +257,7 @@ async def world(stack: Stack, prefix: str) -> World:
         for _ in range(2)
     ]
 
-    def prepare() -> tuple[int, int, int]:
+    def prepare() -> tuple[int, ...]:
         Job.update(provider_id=ids[PROVIDER]).where(Job.job_id == job_id).execute()
         revoked = [digest(keys[who]) for who in ("revoked provider", "revoked renter")]
         ApiKey.update(revoked_ms=1).where(ApiKey.sha256.in_(revoked)).execute()
@@ -234,10 +289,16 @@ async def world(stack: Stack, prefix: str) -> World:
         )
         dispute = disputes.of_job(disputed_id)
         assert dispute is not None
-        return withdrawal_id, to_revoke.scalar(), dispute.id
+        mine = add_operators(keys, prefix, int(stack.clock.now() * 1000))
+        return withdrawal_id, to_revoke.scalar(), dispute.id, *mine
 
-    withdrawal_id, key_id, dispute_id = await stack.server._database.run(prepare)
+    withdrawal_id, key_id, dispute_id, *operators = await stack.server._database.run(prepare)
     await stack.server.services.artifacts._blobs.put(f"blob-{job_id}", _nothing(), 0)
+    services = stack.server.services
+    found = await services.inputs.begin(ids[RENTER], Announced("input", 1))
+    file = await services.inputs.store(ids[RENTER], Announced("file", 0, purpose=Purpose.BATCH), _nothing())
+    file_id = file_id_of_input(file.input_id)
+    batch = await services.batches.create(ids[RENTER], None, batches.Announced("/v1/embeddings", file_id))
     objects = {
         JOB: job_id,
         RENTER: ids[RENTER],
@@ -245,8 +306,41 @@ async def world(stack: Stack, prefix: str) -> World:
         WITHDRAWAL: withdrawal_id,
         KEY: key_id,
         DISPUTE: dispute_id,
+        INPUT: found.input_id,
+        BATCH: batch.batch_id,
+        FILE: file_id,
+        OUTPUT: file_id_of_part(batch.batch_id, Part.OUTPUT),
+        **dict(zip((OPERATOR, OPERATOR_KEY, PASSKEY), operators, strict=True)),
     }
     return World(stack, keys, objects)
+
+
+def add_operators(keys: dict[str, str], prefix: str, now_ms: int) -> tuple[int, ...]:
+    """Operators of each role, with a key or a log-in; another one, and the ids of its key and passkey."""
+    ends_ms = now_ms + 3_600_000
+    for who, role in OPERATORS.items():
+        name, is_log_in = f"{prefix} {who}", who.endswith("log-in")
+        operator_id = roster.add(name, name, "", role, name.encode(), now_ms)
+        beginning = keys_of.OPERATOR_LOG_IN if is_log_in else keys_of.OPERATOR_KEY
+        keys[who] = f"{beginning}{prefix}-{role}-{'x' * 30}"
+        access.add(operator_id, digest(keys[who]), "last", who, now_ms, ends_ms, is_log_in=is_log_in)
+    name = f"{prefix} other"
+    other = roster.add(name, name, "", OperatorRole.SUPPORT, name.encode(), now_ms)
+    key_id = access.add(other, name.encode(), "last", name, now_ms, ends_ms, is_log_in=False)
+    passkey_id = passkeys.add(other, name.encode(), b"", 0, name, now_ms)
+    assert passkey_id is not None
+    return other, key_id, passkey_id
+
+
+async def log_in_again(there: World) -> None:
+    """Undoes what a log-out did, since the next call has the same log-in."""
+    await there.read(lambda: OperatorKey.update(revoked_ms=None).execute())
+
+
+def role_needed(method: MethodDescriptor) -> OperatorRole:
+    """The least role of an operator that may call the method, by its options."""
+    number = method.GetOptions().Extensions[options_pb2.method].operator_role
+    return OperatorRole(options_pb2.OperatorRole.Name(number).removeprefix("OPERATOR_ROLE_").lower())
 
 
 def expected(method: MethodDescriptor, credential: str, kind: str) -> str:
@@ -260,11 +354,15 @@ def expected(method: MethodDescriptor, credential: str, kind: str) -> str:
         return "INVALID_CREDENTIAL"
     if ROLE_OF[credential] not in roles:
         return "WRONG_ROLE"
+    if credential in OPERATORS and not OPERATORS[credential].allows(role_needed(method)):
+        return "OPERATOR_ROLE_NEEDED"
     scopes = method.GetOptions().Extensions[options_pb2.method].scopes
     if credential in SUB_KEYS and SUB_KEYS[credential].name not in {
         options_pb2.Scope.Name(scope).removeprefix("SCOPE_") for scope in scopes
     }:
         return "MISSING_SCOPE" if scopes else "MAIN_KEY_NEEDED"
+    if kind == OPERATOR_KEY:
+        return REFUSED  # an operator's keys are its own, also before admins
     return REFUSED if kind and credential.startswith("foreign") else ADMITTED
 
 
@@ -339,7 +437,11 @@ async def by_http(there: World, name: str, credential: str, binding: Binding, pa
         path = path.replace(f"{{{other}}}", plain.pop(other) and value)
     assert "{" not in path, f"{name} has a path field that is not an object of the table"
     headers = {"authorization": f"Bearer {there.keys[credential]}"} if credential in there.keys else {}
+    if credential.endswith("log-in"):
+        headers = {"cookie": f"dcp-session={there.keys[credential]}", "content-type": "application/json"}
+    headers["origin"] = str(there.stack.http.base_url).rstrip("/")  # what sets cookies is for our own pages
     where: dict[str, Any] = {"json": plain} if binding.fields_in_body else {"params": plain}
+    there.stack.http.cookies.clear()  # or a log-in of the call before would do for a key
     answer = None
     if METHODS[name].server_streaming:
         # The first message decides, and what follows may last as long as a job.
@@ -368,15 +470,22 @@ async def test_every_rpc_admits_only_its_roles_and_only_to_their_own_objects(
                 owner = ("foreign" if credential.startswith("foreign") else "own") if kind else "none"
                 got = await by_grpc(there, name, credential)
                 grpc_cases += 1
+                await log_in_again(there)
                 if got != want:
                     wrong["grpc", name, credential, owner] = f"{got}, not {want}"
                 for binding in BINDINGS.get(name, []):
                     for path in paths(binding):
                         got = await by_http(there, name, credential, binding, path)
                         http_cases += 1
+                        await log_in_again(there)
                         if got != want:
                             wrong[path, name, credential, owner] = f"{got}, not {want}"
+        entries = await stack.server._database.run(lambda: list(AuditEntry.select()))
     assert wrong == {}
+    # What each did is under its own name, by whichever credential. A log-in for support only reads here.
+    actors = {each.actor.partition(" ")[2] for each in entries if each.actor.startswith("w")}
+    assert actors == set(OPERATORS) - {"support log-in"}
+    assert {each.actor for each in entries if not each.actor.startswith("w")} <= {"admin", "owner"}
     places = sum(len(paths(binding)) for found in BINDINGS.values() for binding in found)
     assert grpc_cases == len(METHODS) * len(CREDENTIALS) >= 17 * len(CREDENTIALS)
     assert http_cases == places * len(CREDENTIALS) >= 16 * 2 * len(CREDENTIALS)

@@ -41,7 +41,7 @@ async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 40,
+            "statements": 38,
             "write transactions": 3,
             "read transactions": 2,
             "syncs": 3,
@@ -65,7 +65,7 @@ async def test_job_with_a_short_answer(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 45,
+            "statements": 40,
             "write transactions": 3,
             "read transactions": 2,
             "syncs": 3,

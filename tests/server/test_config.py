@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from common.tracing import TraceSettings
 from server.config import VARIABLES, Config, ConfigError, MailSettings
 from server.domain.limits import Limits
 from server.domain.payouts import PayoutTerms
@@ -39,6 +40,10 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "DCP_TLS_CERT": str(tmp_path / "cert"),
             "DCP_TLS_KEY": str(tmp_path / "key"),
             "DCP_LOG_LEVEL": "Debug",
+            "DCP_METRICS_LISTEN": "[::1]:9464",
+            "DCP_TRACES": "http://127.0.0.1:4318",
+            "DCP_TRACES_SAMPLED": "0.5",
+            "DCP_LOG_FORMAT": "json",
             "DCP_MAX_OUTPUT_BYTES": "1024",
             "DCP_LIMIT_KEY": "1",
             "DCP_LIMIT_ADDRESS": "2",
@@ -69,6 +74,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         payouts=PayoutTerms(0, 8760, 1),
         canary_percent=0,
         recovery_hours=720,
+        metrics_listen=("::1", 9464),
+        traces=TraceSettings("http://127.0.0.1:4318/v1/traces", 0.5),
+        log_format="json",
         sar_per_usd=Decimal("3.751"),
         mail=MailSettings(
             "mail.example",
@@ -101,6 +109,22 @@ def test_mail_server_and_its_password_can_be_in_a_file(tmp_path: Path) -> None:
     place.write_text("\n")
     with pytest.raises(ConfigError, match="DCP_SMTP_URL_FILE"):
         Config.from_env(MAIL | {"DCP_SMTP_URL_FILE": str(place)})
+
+
+@pytest.mark.parametrize("name", ["DCP_ADMIN_TOKEN", "DCP_DATABASE_URL"])
+def test_secret_can_be_in_a_file(name: str, tmp_path: Path) -> None:
+    secret = "postgresql://u:sesame@h/n-of-thirty-two-characters"
+    place = tmp_path / "secret"
+    place.write_text(f"{secret}\n")
+    config = Config.from_env({f"{name}_FILE": str(place)})
+    assert secret in (config.admin_token, config.database_url)
+    with pytest.raises(ConfigError, match=f"{name} and {name}_FILE: set only one of them"):
+        Config.from_env({name: secret, f"{name}_FILE": str(place)})
+    place.write_text("\n")
+    with pytest.raises(ConfigError, match=f"{name}_FILE: the first line of .* is empty"):
+        Config.from_env({f"{name}_FILE": str(place)})
+    with pytest.raises(ConfigError, match=f"{name}_FILE: cannot read"):
+        Config.from_env({f"{name}_FILE": str(tmp_path / "none")})
 
 
 @pytest.mark.parametrize(
@@ -155,6 +179,10 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_CANARY_PERCENT": "101"}, "DCP_CANARY_PERCENT"),
         ({"DCP_SANDBOX_TOPUP": "TRUE"}, "DCP_SANDBOX_TOPUP"),
         ({"DCP_LOG_LEVEL": "loud"}, "DCP_LOG_LEVEL"),
+        ({"DCP_METRICS_LISTEN": "9464"}, "DCP_METRICS_LISTEN"),
+        ({"DCP_TRACES": "127.0.0.1:4318"}, "DCP_TRACES"),
+        ({"DCP_TRACES_SAMPLED": "2"}, "DCP_TRACES_SAMPLED"),
+        ({"DCP_LOG_FORMAT": "xml"}, "DCP_LOG_FORMAT"),
         ({"DCP_MAX_OUTPUT_BYTES": "1023"}, "DCP_MAX_OUTPUT_BYTES"),
         ({"DCP_MAX_OUTPUT_BYTES": "5242881"}, "DCP_MAX_OUTPUT_BYTES"),
         ({"DCP_MAX_OUTPUT_BYTES": "2 MiB"}, "DCP_MAX_OUTPUT_BYTES"),

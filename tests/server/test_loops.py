@@ -23,6 +23,7 @@ LOST_SECONDS = 300
 ENDS = "end overdue leases and jobs"
 DUTIES = [
     "write heartbeats",
+    "look at other servers",
     "read provider states",
     "read terms",
     ENDS,
@@ -72,20 +73,28 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
     loops = market.server.loops
     assert [duty.name for duty in loops[0].duties] == DUTIES
     assert [duty.name for loop in loops[1:] for duty in loop.duties] == [
+        "report this server",
         "judge reports",
         "send webhooks",
+        "fetch inputs",
         "send letters",
         "clean artifacts",
+        "clean inputs",
+        "remove old batches",
         "remove old texts of jobs",
         "remove old discards",
         "remove old letters",
+        "remove old incidents",
+        "remove old log-ins",
         "check providers",
         "assess providers",
         "mature payouts",
+        "watch for incidents",
         "charge for storage",
         "make checkpoints",
         "count jobs of past days",
         "add up past days",
+        "run batches",
         "report health",
     ]
 

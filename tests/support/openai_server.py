@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import hashlib
 import itertools
 import json
 import threading
@@ -103,6 +104,8 @@ class Script:
     """The models that complete texts."""
     embeds: Sequence[str] = ()
     """The models that make embeddings."""
+    vectors: Callable[[dict[str, Any]], Any] = lambda request: embeddings(request)
+    """What these answer to a request."""
     lm_studio: Sequence[dict[str, Any]] | None = None
     """The models as LM Studio's own list has them, if it is LM Studio: a request for a model loads it."""
     ollama: Ollama | None = None
@@ -110,8 +113,25 @@ class Script:
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    """Those of the requests for the list of models."""
+    chat_headers: list[dict[str, str]] = field(default_factory=list)
+    """Those of the requests for chats."""
     stopped: list[bool] = field(default_factory=list)
     """An entry for each stream whose reader disconnected before its end."""
+
+
+def embeddings(request: dict[str, Any], dimensions: int = 3) -> dict[str, Any]:
+    """Vectors that depend on nothing but the texts, with numbers that 32 bits hold."""
+    found = [vector_of(each, request.get("dimensions", dimensions)) for each in request["input"]]
+    data = [{"object": "embedding", "index": place, "embedding": each} for place, each in enumerate(found)]
+    counts = sum(map(len, request["input"]))
+    return {"object": "list", "data": data, "usage": {"prompt_tokens": counts, "total_tokens": counts}}
+
+
+def vector_of(given: Any, dimensions: int = 3) -> list[float]:
+    """The vector of a text, or of the ids of tokens."""
+    digest = hashlib.sha256(json.dumps(given).encode()).digest()
+    return [digest[place % 32] / 256 - 0.5 for place in range(dimensions)]
 
 
 def _app(scripts: dict[str, Script]) -> FastAPI:
@@ -129,6 +149,7 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
     @app.post("/{name}/v1/chat/completions")
     async def chat(name: str, request: Request) -> Response:
         script, asked = scripts[name], await request.json()
+        script.chat_headers.append(dict(request.headers))
         script.requests.append(asked)
         await asyncio.sleep(script.accept_seconds)
         if script.refusals:
@@ -150,13 +171,15 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
         return JSONResponse({"choices": [{"text": " there was"}]})
 
     @app.post("/{name}/v1/embeddings")
-    async def embeddings(name: str, request: Request) -> Response:
+    async def embedded(name: str, request: Request) -> Response:
         script = scripts[name]
         script.requests.append(await request.json())
         _use(script)
+        await asyncio.sleep(script.accept_seconds)
         if script.requests[-1]["model"] not in script.embeds:
             return JSONResponse({"error": {"message": "does not support embeddings"}}, status_code=400)
-        return JSONResponse({"data": [{"embedding": [0.5, -0.25]}]})
+        answer = script.vectors(script.requests[-1])
+        return _response(answer) if isinstance(answer, Raw) else JSONResponse(answer)
 
     @app.get("/{name}/api/v0/models")
     async def lm_studio(name: str) -> Response:

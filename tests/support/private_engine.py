@@ -127,6 +127,8 @@ def running_engine(kind: str = "docker", *, has_gpus: bool = True) -> Iterator[P
             engine.clear()
         finally:
             _stop(process)
+            # A container on this machine's network leaves a mount.
+            subprocess.run(["umount", "--quiet", folder / "exec/netns/default"], check=False)
 
 
 def add_image(

@@ -17,11 +17,13 @@ from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
     artifacts_pb2_grpc,
+    batches_pb2_grpc,
     chats_pb2,
     chats_pb2_grpc,
     disputes_pb2_grpc,
     errors_pb2,
     gpu_proofs_pb2_grpc,
+    incidents_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     keys_pb2_grpc,
@@ -31,6 +33,7 @@ from dcp.v1 import (
     metrics_pb2_grpc,
     models_pb2_grpc,
     operations_pb2_grpc,
+    oversight_pb2_grpc,
     prices_pb2_grpc,
     privacy_pb2_grpc,
     providers_pb2,
@@ -53,6 +56,8 @@ from server.config import DEFAULT_BLOB_STORE, MINIMUMS, Config
 from server.domain.artifacts import ArtifactLimits
 from server.domain.dollars import DEFAULT_SAR_PER_USD
 from server.domain.hindrances import Minimums
+from server.domain.incidents import Thresholds
+from server.domain.inputs import InputLimits
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.domain.payouts import PayoutTerms
@@ -64,6 +69,12 @@ from tests.support.manual_clock import ManualClock
 T = TypeVar("T")
 ADMIN_TOKEN = "admin-token-of-the-tests-0123456789"
 MODEL = "test/model"
+OF_MODELS = (
+    jobs_pb2.JOB_TYPE_LLM_INFERENCE,
+    jobs_pb2.JOB_TYPE_IMAGE_GENERATION,
+    jobs_pb2.JOB_TYPE_EMBEDDINGS,
+)
+"""The job types that a model serves or does not serve."""
 AT_ONCE = PayoutTerms(proven_hours=0, new_hours=0)
 HANG_SECONDS = 20  # how long a test waits before it fails
 
@@ -158,9 +169,12 @@ class Daemon:
             "boot_id": self._boot_id,
             "protocol_version": 1,
             "slots": 1,
-            "models": [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)],
+            "takes_inputs": True,
             "job_types": [jobs_pb2.JOB_TYPE_LLM_INFERENCE],
         }
+        kinds = [kind for kind in (values | changes)["job_types"] if kind in OF_MODELS]
+        model = sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True, job_types=kinds)
+        values["models"] = [model]
         self.held = list(changes.get("held_leases", ()))
         await self.say(hello=sessions_pb2.Hello(**(values | changes)))
         return await self.expect("welcome")
@@ -247,7 +261,9 @@ class Market:
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.gpu_proof_service = gpu_proofs_pb2_grpc.GpuProofServiceStub(channel)
+        self.incident_service = incidents_pb2_grpc.IncidentServiceStub(channel)
         self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        self.batch_service = batches_pb2_grpc.BatchServiceStub(channel)
         self.chat_service = chats_pb2_grpc.ChatServiceStub(channel)
         self.dispute_service = disputes_pb2_grpc.DisputeServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
@@ -257,6 +273,7 @@ class Market:
         self.metric_service = metrics_pb2_grpc.MetricServiceStub(channel)
         self.model_service = models_pb2_grpc.ModelServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
+        self.oversight_service = oversight_pb2_grpc.OversightServiceStub(channel)
         self.price_service = prices_pb2_grpc.PriceServiceStub(channel)
         self.privacy_service = privacy_pb2_grpc.PrivacyServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
@@ -311,6 +328,10 @@ class Market:
     async def check(self) -> None:
         """Judges the canaries that ended, and submits those that are due."""
         await self._do("check providers")
+
+    async def run_batches(self) -> None:
+        """Advances every batch once, as the server does each quarter of a second."""
+        await self._do("run batches")
 
     async def _do(self, duty_name: str) -> None:
         """Runs the loop of a single duty once. Raises the duty's error."""
@@ -452,11 +473,13 @@ async def running(
     minimums: Minimums = MINIMUMS,
     blob_store: str = DEFAULT_BLOB_STORE,
     artifact_limits: ArtifactLimits | None = None,
+    input_limits: InputLimits | None = None,
     newest_daemon: str = CURRENT,
     storage_limits: StorageLimits = STORAGE_LIMITS,
     payouts: PayoutTerms = AT_ONCE,
     canary_percent: int = 0,
     sar_per_usd: Decimal = DEFAULT_SAR_PER_USD,
+    incidents: Thresholds | None = None,
 ) -> AsyncIterator[Market]:
     """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
 
@@ -477,11 +500,13 @@ async def running(
         minimums=minimums,
         blob_store=blob_store,
         artifact_limits=artifact_limits or ArtifactLimits(),
+        input_limits=input_limits or InputLimits(),
         newest_daemon=newest_daemon,
         storage_limits=storage_limits,
         payouts=payouts,
         canary_percent=canary_percent,
         sar_per_usd=sar_per_usd,
+        incidents=incidents or Thresholds(),
     )
     server = Server(config, clock)
     await server.start()

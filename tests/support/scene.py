@@ -37,7 +37,7 @@ class Scene:
         self.renter = Renter(self.market, "renter@example.com", 100_000)
         self.daemons: dict[int, Program] = {}
         self.proxies: dict[int, TcpProxy] = {}
-        self._keys: list[str] = []
+        self.keys: list[str] = []
         self._job_ids: list[str] = []
 
     def _kill_all(self) -> None:
@@ -57,7 +57,7 @@ class Scene:
             command=() if real else SCRIPTED,
         )
         self.daemons[provider_id], self.proxies[provider_id] = daemon, proxy
-        self._keys.append(key)
+        self.keys.append(key)
         return provider_id
 
     def state_dir(self, number: int) -> Path:
@@ -107,7 +107,7 @@ class Scene:
 
     def assert_books(self) -> None:
         """Asserts that every job is billed once and the ledger balances."""
-        assert_books(self.market, self.renter, self._job_ids, self._keys)
+        assert_books(self.market, self.renter, self._job_ids, self.keys)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its scr
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -16,7 +15,10 @@ from functools import partial
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from common import tracing
+from common.telemetry import opened
 from daemon.app import Daemon, Options
+from daemon.cli import logs
 from daemon.config import config
 from daemon.engines import Engine
 from daemon.journal.disk import FileDisk, journal_folder
@@ -27,6 +29,8 @@ from daemon.machine.gpus.watched import detect
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 from daemon.runners import Chunk, Piece
+from daemon.service.version import daemon_version
+from daemon.telemetry import METRICS
 from tests.support.chats import chunk, texts_of
 
 MODEL = "test/script"
@@ -73,21 +77,27 @@ class ScriptEngine(Engine):
 
 async def _serve(settings: config.Config, engine: Engine) -> EndReason:
     assert settings.provider_key is not None
+    traces = tracing.opened(settings.traces, "daemon", daemon_version())
     daemon = Daemon(
-        ServerAddress(settings.server),
+        ServerAddress(settings.server, settings.tls_ca),
         settings.provider_key,
         [engine],
         Journal(FileDisk(journal_folder(settings.state_dir))),
         Machine(gpus=detect(settings.engine_environment)),
         options=Options(
             on_ready=_say_ready,
+            traces=traces,
+            telemetry=opened(settings.metrics_listen, METRICS, "daemon", daemon_version()),
             start_prover=partial(Prover.start, environment=settings.engine_environment)
             if settings.proves_gpus
             else None,
         ),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
-    return await daemon.run()
+    try:
+        return await daemon.run()
+    finally:
+        traces.close()
 
 
 def _say_ready(provider_id: int) -> None:
@@ -98,7 +108,7 @@ def _say_ready(provider_id: int) -> None:
 def main(engine: Engine | None = None) -> None:
     """Serves until SIGTERM. Returns exit status 0 after a drain."""
     settings = config.from_env(os.environ)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.set_up(settings.log_level, os.environ, format_=settings.log_format)
     if asyncio.run(_serve(settings, engine or ScriptEngine())) is not EndReason.DRAINED:
         raise SystemExit(1)
 

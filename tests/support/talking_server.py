@@ -17,6 +17,7 @@ from tests.support.openai_server import DONE, Script, Step, event
 Values = dict[str, Any]
 
 MODEL = "test/talking"
+EMBEDDER = "test/embedding"
 TEXT = "It is sunny. PONG-42"
 COMMAND = "echo tool-ran"
 """What a tool that runs commands is called with."""
@@ -40,8 +41,13 @@ _MAX_DEPTH = 12
 
 
 def talking() -> Script:
-    """The script of a server with this model, which notes its requests."""
-    return Script(models=[{"id": MODEL, "max_model_len": CONTEXT_TOKENS}], answers=answer)
+    """The script of a server with this model and one that embeds, which notes its requests."""
+    return Script(
+        models=[{"id": MODEL, "max_model_len": CONTEXT_TOKENS}, {"id": EMBEDDER}],
+        answers=answer,
+        embeds=[EMBEDDER],
+        without_chat=[EMBEDDER],
+    )
 
 
 def answer(request: Values) -> Iterator[Step]:

@@ -58,7 +58,15 @@ class Slice:
     pause_seconds: float = 0.001
 
 
-Mode = Pass | Delay | BlackHole | Reset | Slice
+@dataclass(frozen=True)
+class Cut:
+    """Loses an answer that has ``at`` in it: the connection is reset, or stays silent from then on."""
+
+    at: bytes
+    is_silent: bool = False
+
+
+Mode = Pass | Delay | BlackHole | Reset | Slice | Cut
 
 
 class TcpProxy:
@@ -102,10 +110,12 @@ class TcpProxy:
 
     async def _close(self) -> None:
         self._server.close()
-        for link in list(self._links):
-            link.reset()
-        while self._links:
-            await asyncio.wait([link.task for link in self._links])
+        for _ in range(2):  # the second for connections that were being accepted
+            for link in list(self._links):
+                link.reset()
+            while self._links:
+                await asyncio.wait([link.task for link in self._links])
+            await asyncio.sleep(0.01)
 
     async def _switch(self, mode: Mode) -> None:
         self._mode = mode
@@ -148,8 +158,13 @@ class TcpProxy:
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool
     ) -> None:
         while data := await reader.read(READ_BYTES):
-            if isinstance(mode := self._mode, BlackHole) and (is_answer or not mode.answers_only):
+            mode = self._mode
+            if isinstance(mode, BlackHole) and (is_answer or not mode.answers_only):
                 link.has_lost = True
+            elif isinstance(mode, Cut) and is_answer and mode.at in data:
+                link.has_lost = True
+                if not mode.is_silent:
+                    link.abort()
             elif not link.has_lost or not is_answer:
                 await self._forward(data, writer)
         if not link.has_lost:

@@ -20,13 +20,17 @@ from dcp.v1 import (
 )
 
 from server.domain.pricing import per_minute
-from server.store import prices
+from server.services.inputs import Announced
+from server.store import inputs, prices
 from server.store.models import MODELS, tuples
 from tests.support.running_server import MODEL, Daemon, Market, Party
 from tests.support.webhook_receiver import Receiver, receiving
 
 NAME = "Mrkname 😀 منى"
 EMAIL = "MrkMail@Example.com"
+INPUT_NAME = "MrkInput.tar"
+FETCH_URL = "https://data.example/mrkaddress"
+PROBLEM = "mrkproblem"
 ORGANIZATION = "mrkorganization"
 PHONE = "+966501234567"
 KEY_NAME = "mrkkeyname"
@@ -47,8 +51,31 @@ FILE = b"mrkbytes of a file"
 LOST_FILE_NAME = "mrklostfile.bin"
 OBJECTION = "mrkobjection"
 MARKERS = (
-    *(NAME, EMAIL, ORGANIZATION, PHONE, KEY_NAME, PATH, PROMPT, ENV, GPU_MODEL, SUBMIT_KEY, TOP_UP_KEY),
-    *(OUTPUT, LOG, FAILURE, LOST_OUTPUT, FILE_NAME, LOST_FILE_NAME, OBJECTION),
+    *(
+        NAME,
+        EMAIL,
+        ORGANIZATION,
+        PHONE,
+        KEY_NAME,
+        PATH,
+        PROMPT,
+        ENV,
+        GPU_MODEL,
+        SUBMIT_KEY,
+        TOP_UP_KEY,
+    ),
+    *(
+        INPUT_NAME,
+        FETCH_URL,
+        PROBLEM,
+        OUTPUT,
+        LOG,
+        FAILURE,
+        LOST_OUTPUT,
+        FILE_NAME,
+        LOST_FILE_NAME,
+        OBJECTION,
+    ),
 )
 
 
@@ -63,6 +90,8 @@ class Whole:
     failed: jobs_pb2.Job
     sub_key: Party
     receiver: Receiver
+    input_id: str
+    """An input that the completed job read."""
 
 
 @contextlib.asynccontextmanager
@@ -100,7 +129,11 @@ async def whole_renter(market: Market) -> Any:
         await market.cancel(await market.submit(renter, gpu_requirements=needs), renter)
         await market.set_provider(provider, gpu_model="")
         failed = await _failed(market, renter, provider, daemon)
-        completed = await _completed(market, renter, provider, daemon)
+        input_id = await send_input(market, renter)
+        unfetched = Announced("a", 5, bytes(32), url=FETCH_URL)
+        found = await market.server.services.inputs.begin(renter.id, unfetched)
+        await market.sql(lambda: inputs.note_problem(found.id, PROBLEM))
+        completed = await _completed(market, renter, provider, daemon, input_id)
         dispute = disputes_pb2.OpenDisputeRequest(job_id=completed.job_id, reason=OBJECTION)
         opened = await market.dispute_service.OpenDispute(dispute, metadata=renter.metadata)
         decision = disputes_pb2.DecideDisputeRequest(
@@ -110,7 +143,8 @@ async def whole_renter(market: Market) -> Any:
         market.clock.advance(1)
         await market.server.services.deliveries.tick()
         await market.server.services.deliveries.settled()
-        yield Whole(renter, provider, daemon, completed, failed, Party(renter.id, sub_key.api_key), receiver)
+        own_key = Party(renter.id, sub_key.api_key)
+        yield Whole(renter, provider, daemon, completed, failed, own_key, receiver, input_id)
 
 
 async def _failed(market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
@@ -124,7 +158,17 @@ async def _failed(market: Market, renter: Party, provider: Party, daemon: Daemon
     return job
 
 
-async def _completed(market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
+async def send_input(market: Market, renter: Party, data: bytes = FILE, name: str = INPUT_NAME) -> str:
+    """Uploads an input; returns its id."""
+    uploads = market.server.services.inputs
+    found = await uploads.begin(renter.id, Announced(name, len(data), hashlib.sha256(data).digest()))
+    await uploads.append(renter.id, found.input_id, 0, data)
+    return (await uploads.finish(renter.id, found.input_id)).input_id
+
+
+async def _completed(
+    market: Market, renter: Party, provider: Party, daemon: Daemon, input_id: str
+) -> jobs_pb2.Job:
     """A job whose first attempt was released after it had written output and left a file."""
     job, lease = await market.running_job(
         renter,
@@ -132,6 +176,7 @@ async def _completed(market: Market, renter: Party, provider: Party, daemon: Dae
         container_spec=jobs_pb2.ContainerSpec(image="busybox", env={"NAME": ENV}, image_type="vllm-serve"),
         job_type=CONTAINER,
         key=SUBMIT_KEY,
+        inputs=[jobs_pb2.JobInput(input_id=input_id)],
         provider=provider,
         daemon=daemon,
     )

@@ -8,6 +8,7 @@ the session.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
@@ -19,7 +20,18 @@ from typing import Any
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.protocol.events import LeaseKey, lease_key
-from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
+from daemon.runners import (
+    COMMAND_JOB_TYPES,
+    Log,
+    Piece,
+    Pieces,
+    Report,
+    ResumeOffsets,
+    Runner,
+    RunnerError,
+    WorkDone,
+    no_report,
+)
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
 from daemon.runners.containers.beginning import LogBeginning
@@ -39,6 +51,7 @@ from daemon.runners.containers.parts import Parts
 from daemon.runners.containers.rest import RestOfLog, pieces_of
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
+from daemon.runners.input_files import Given
 from daemon.runners.limit import TimeLimit
 
 logger = logging.getLogger(__name__)
@@ -94,6 +107,8 @@ class ContainerRunner(Runner):
         self._healthy_gpus = healthy_gpus
         self._toolkit = toolkit
         self._is_tested = False
+        self._given: dict[LeaseKey, Sequence[Given]] = {}
+        self._reports: dict[LeaseKey, Report] = {}
         self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
 
@@ -136,13 +151,22 @@ class ContainerRunner(Runner):
         if why := await asyncio.to_thread(outdated, found, self._settings.minimums):
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, why)
 
+    def take_inputs(self, lease: sessions_pb2.Lease, given: Sequence[Given]) -> None:
+        """See `Runner.take_inputs`."""
+        self._given[lease_key(lease)] = given
+
+    def watch_preparation(self, lease: sessions_pb2.Lease, report: Report) -> None:
+        """Takes what hears how far the pull of the image is."""
+        self._reports[lease_key(lease)] = report
+
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Pulls the image if needed and creates the containers. Raises RunnerError."""
+        report = self._reports.pop(lease_key(offer.lease), no_report)
         image = self._images.allowed(offer.container_spec)
         spec.check_env(offer.container_spec.env)
         spec.check_input(offer.container_spec.input_files)
         async with reported():
-            found = await self._images.get(image)
+            found = await self._images.get(image, report)
             facts = spec.Facts(
                 image=str(image),
                 image_id=str(found["Id"]),
@@ -151,9 +175,10 @@ class ContainerRunner(Runner):
                 run_limit_ms=offer.run_limit.ToMilliseconds(),
             )
             run = self._run_of(offer.lease, spec.names(offer.lease, self._owner), facts)
-            self._runs[lease_key(offer.lease)] = run
+            key = lease_key(offer.lease)
+            self._runs[key] = run
             try:
-                await self._parts.make(run.names, run.facts, offer, found)
+                await self._parts.make(run.names, run.facts, offer, found, self._given.pop(key, None))
             except BaseException:
                 await self._remove(run)
                 raise
@@ -224,6 +249,18 @@ class ContainerRunner(Runner):
         run = self._runs.get(lease_key(lease))
         if run is not None:
             await self._docker.signal(run.names.job, "SIGKILL")
+
+    async def end(self, lease: sessions_pb2.Lease) -> None:
+        """Ends a job's container, by a signal that cannot be ignored if it ignores the first one."""
+        run = self._runs.get(lease_key(lease))
+        if run is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await self._docker.signal(run.names.job, "SIGTERM")
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._docker.wait(run.names.job)
+                return
+        await self.kill(lease)
 
     async def sweep(self) -> None:
         """Removes the containers, volumes and files of this daemon that no run of its has."""

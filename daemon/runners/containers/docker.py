@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import re
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import aiodocker
 import aiohttp
@@ -25,6 +25,7 @@ from common import documents
 from common.documents import DocumentError
 from daemon.runners.containers.minimums import numbers
 
+PUT_SECONDS = 3600.0
 CALL_SECONDS = 30.0
 PULL_SECONDS = 840.0
 STDOUT = 1
@@ -32,6 +33,7 @@ _FRAME = struct.Struct(">BxxxL")
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
 _VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){1,3}(?:[-+~][0-9A-Za-z.+~-]{1,40})?")
 _PODMAN_WITH_CDI = (5, 4)
+_ARRIVED = ("Download complete", "Pull complete")
 _UNREACHABLE = 900  # what aiodocker calls a connection that failed
 
 
@@ -153,17 +155,23 @@ class Docker:
                     return None
                 raise
 
-    async def pull(self, name: str, limit_bytes: int) -> None:
-        """Downloads an image. Raises PullTooLargeError, and DockerRefusedError with the registry's words."""
+    async def pull(
+        self, name: str, limit_bytes: int, hear: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        """Downloads an image; `hear` gets how many bytes of how many are there.
+
+        Raises PullTooLargeError, and DockerRefusedError with the registry's words.
+        """
         with translated():
             try:
                 async with asyncio.timeout(PULL_SECONDS):
-                    await self._pull(name, limit_bytes)
+                    await self._pull(name, limit_bytes, hear)
             except TimeoutError:
                 raise DockerRefusedError(504, f"it took longer than {PULL_SECONDS:.0f} s") from None
 
-    async def _pull(self, name: str, limit_bytes: int) -> None:
+    async def _pull(self, name: str, limit_bytes: int, hear: Callable[[int, int], None]) -> None:
         totals: dict[str, int] = {}
+        done: dict[str, int] = {}
         async with contextlib.aclosing(self._progress(name)) as events:
             async for event in events:
                 if event.get("status") == "Downloading":
@@ -171,9 +179,14 @@ class Docker:
                     # A registry need not announce how large a layer is: then what has come of it counts.
                     size = max(int(detail.get("total") or 0), int(detail.get("current") or 0))
                     totals[layer] = max(totals.get(layer, 0), size)
+                    done[layer] = int(detail.get("current") or 0)
+                elif event.get("status") in _ARRIVED and (layer := str(event.get("id"))) in totals:
+                    done[layer] = totals[layer]
                 if sum(totals.values()) > limit_bytes:
                     # Leaving the stream ends the download.
                     raise PullTooLargeError(name)
+                if totals:
+                    hear(sum(done.values()), sum(totals.values()))
 
     async def _progress(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         # The library leaves its connection open when its stream is left.
@@ -193,6 +206,14 @@ class Docker:
     async def remove_image(self, name: str) -> None:
         """Removes an image that no container uses; a missing image is not an error."""
         await self._delete(f"images/{name}", {})
+
+    async def create_disk_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        """Creates a volume on the engine's disk."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._docker.volumes.create(  # type: ignore[no-untyped-call]
+                    {"Name": name, "Driver": "local", "Labels": dict(labels)}
+                )
 
     async def create_volume(self, name: str, labels: Mapping[str, str], options: str) -> None:
         """Creates a volume in memory; `options`: as for mounting a tmpfs."""
@@ -223,6 +244,15 @@ class Docker:
         params = {"path": folder}
         async with self._call(f"containers/{name}/archive", "PUT", params=params, data=tar):
             pass
+
+    async def put_file(self, name: str, folder: str, tar: Path) -> None:
+        """Writes the files of a tar, which may be large, into a container."""
+        params = {"path": folder}
+        with await asyncio.to_thread(tar.open, "rb") as file:
+            async with self._call(
+                f"containers/{name}/archive", "PUT", params=params, data=file, seconds=PUT_SECONDS
+            ):
+                pass
 
     async def start(self, name: str) -> None:
         """Starts a container. Raises DockerRefusedError."""
@@ -371,7 +401,7 @@ class Docker:
         method: str,
         *,
         params: Mapping[str, Any],
-        data: bytes | None = None,
+        data: bytes | BinaryIO | None = None,
         seconds: float | None = CALL_SECONDS,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A call whose answer the library would read as a whole, or as text."""

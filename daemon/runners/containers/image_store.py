@@ -8,13 +8,14 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcp.v1 import jobs_pb2
 
 from common import images
-from daemon.runners import RunnerError
+from daemon.runners import Report, RunnerError, no_report
 from daemon.runners.containers import spec
 from daemon.runners.containers.brought import BroughtImages
 from daemon.runners.containers.docker import (
@@ -86,12 +87,12 @@ class ImageStore:
             )
         return image
 
-    async def get(self, image: images.Image) -> dict[str, Any]:
+    async def get(self, image: images.Image, report: Report = no_report) -> dict[str, Any]:
         """The image as the engine knows it, downloaded when it does not yet. Raises RunnerError."""
         async with self._pulling:
             found = await self._docker.inspect_image(image.exact)
             if found is None:
-                found = await self._pulled(image)
+                found = await self._pulled(image, report)
             elif image.exact in self._brought and self._is_too_large(found):
                 await self._remove(image.exact)
                 raise self._too_large(image)
@@ -119,7 +120,7 @@ class ImageStore:
                 f"The image {image} is for {own[:40]}, and this provider's processor is {runs[0]}."
             )
 
-    async def _pulled(self, image: images.Image) -> dict[str, Any]:
+    async def _pulled(self, image: images.Image, report: Report) -> dict[str, Any]:
         name = image.exact
         await self._make_room()
         try:
@@ -128,7 +129,7 @@ class ImageStore:
             logger.warning("an image is not pulled, as it would be forgotten error=%s", error)
             raise no_room("The provider's disk takes no image now.") from None
         try:
-            await self._watched(name)
+            await self._watched(name, report)
             found = await self._docker.inspect_image(name)
             if found is None:
                 raise pull_failed(f"The image {image} was pulled and is not there.")
@@ -173,10 +174,14 @@ class ImageStore:
                         break
         self._late.pop(name, None)
 
-    async def _watched(self, name: str) -> None:
+    async def _watched(self, name: str, report: Report) -> None:
         """Downloads an image, and stops when it takes too much of the disk. Raises PullTooLargeError."""
         before = await self._free()
-        pulling = asyncio.create_task(self._docker.pull(name, self._settings.image_bytes))
+        pulling = asyncio.create_task(
+            self._docker.pull(
+                name, self._settings.image_bytes, partial(report, jobs_pb2.PREPARATION_STEP_IMAGE)
+            )
+        )
         try:
             while not (await asyncio.wait({pulling}, timeout=LOOK_SECONDS))[0]:
                 free = await self._free()

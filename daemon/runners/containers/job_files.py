@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import tarfile
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from dcp.v1 import jobs_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners import RunnerError
 from daemon.runners import output_folder as files
@@ -16,6 +18,7 @@ from daemon.runners.containers import spec
 from daemon.runners.containers.docker import Docker, SpoolError
 from daemon.runners.containers.failures import disk_limit
 from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.input_files import Given, Limits, RefusedError, pack
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,22 @@ class JobFiles:
     async def remove(self, names: spec.Names) -> None:
         """Removes the folder of a lease."""
         await asyncio.to_thread(shutil.rmtree, self._folder / names.lease, ignore_errors=True)
+
+    @contextlib.asynccontextmanager
+    async def packed(
+        self, names: spec.Names, offer: sessions_pb2.JobOffer, given: Sequence[Given] | None
+    ) -> AsyncIterator[Path | None]:
+        """A tar of all files of `/input`, until the block ends; None without inputs. Raises RunnerError."""
+        if given is None:
+            yield None
+            return
+        tar = self._folder / names.lease / "input.tar"
+        texts = {name: text.encode() for name, text in offer.container_spec.input_files.items()}
+        try:
+            await asyncio.to_thread(_pack, given, texts, tar, self._settings.unpacked_input_bytes)
+            yield tar
+        finally:
+            tar.unlink(missing_ok=True)
 
     async def collect(self, names: spec.Names, job_id: str) -> files.Collected:
         """The files in `/output`, copied to this machine."""
@@ -78,6 +97,19 @@ class JobFiles:
         room = limit + _TAR_ROOM_BYTES + limit // 4
         async with asyncio.timeout(COLLECT_SECONDS):
             return await self._docker.archive(names.keeper, path, into, room)
+
+
+def _pack(given: Sequence[Given], texts: dict[str, bytes], tar: Path, most_bytes: int) -> None:
+    """Packs the files of `/input`. Raises RunnerError."""
+    try:
+        tar.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        pack(given, texts, tar, Limits(most_bytes))
+    except RefusedError as error:
+        raise RunnerError(jobs_pb2.FAILURE_REASON_INPUT_REFUSED, f"inputs: {error}.") from None
+    except OSError as error:
+        logger.warning("inputs could not be packed error=%s", error)
+        text = "The provider has no room for the job's inputs."
+        raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True) from None
 
 
 def _folders(folder: Path) -> set[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from dcp.v1 import sessions_pb2
@@ -18,6 +19,7 @@ from daemon.runners.containers.failures import start_failed
 from daemon.runners.containers.job_files import JobFiles
 from daemon.runners.containers.settings import ContainerSettings
 from daemon.runners.containers.spec import tar_of
+from daemon.runners.input_files import Given
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +46,30 @@ class Parts:
         self._keeper_grace_seconds = keeper_grace_seconds
 
     async def make(
-        self, names: spec.Names, facts: spec.Facts, offer: sessions_pb2.JobOffer, image: dict[str, Any]
+        self,
+        names: spec.Names,
+        facts: spec.Facts,
+        offer: sessions_pb2.JobOffer,
+        image: dict[str, Any],
+        inputs: Sequence[Given] | None = None,
     ) -> None:
-        """Creates all parts of a run and starts its keeper. Raises RunnerError."""
-        settings, docker = self._settings, self._docker
+        """Creates all parts of a run and starts its keeper. Raises RunnerError.
+
+        `inputs`: what `/input` has beside the files that came with the job itself; None: it has only those.
+        """
         await self.remove(names)  # whatever a daemon that died left incomplete
+        async with self._files.packed(names, offer, inputs) as packed:
+            await self._make(names, facts, offer, image, packed)
+
+    async def _make(
+        self,
+        names: spec.Names,
+        facts: spec.Facts,
+        offer: sessions_pb2.JobOffer,
+        image: dict[str, Any],
+        packed: Path | None,
+    ) -> None:
+        settings, docker = self._settings, self._docker
         folders = spec.image_folders(image)
         # Podman fills a volume only when the job starts, and no call of it returns any more if that fails;
         # what it fills by itself are file systems in memory that are the job's own.
@@ -59,16 +80,20 @@ class Parts:
         for volume, size in sizes:
             options = spec.volume_options(settings.user, size, is_program_allowed=volume != names.output)
             await docker.create_volume(volume, names.labels, options)
-        given = offer.container_spec.input_files
-        if given:
+        given, has_inputs = offer.container_spec.input_files, packed is not None
+        if packed is not None:
+            await docker.create_disk_volume(names.input, names.labels)
+        elif given:
             tar = tar_of({name: text.encode() for name, text in given.items()})
             options = spec.volume_options(
                 settings.user, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True
             )
             await docker.create_volume(names.input, names.labels, options)
         seconds = math.ceil(facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
-        await self.make_keeper(names, seconds, has_input=bool(given), image_volumes=kept)
-        if given:
+        await self.make_keeper(names, seconds, has_input=bool(given) or has_inputs, image_volumes=kept)
+        if packed is not None:
+            await docker.put_file(names.keeper, spec.INPUT, packed)
+        elif given:
             await docker.put(names.keeper, spec.INPUT, tar)
         driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
         config = spec.job_config(
@@ -80,6 +105,7 @@ class Parts:
             driver,
             offer.job_type,
             self._engine,
+            has_input=bool(given) or has_inputs,
         )
         try:
             await docker.create(names.job, config)

@@ -29,6 +29,8 @@ class ContainerSettings:
     """The size of `/tmp`, and of all volumes together that its image declares."""
     output_bytes: int = 1024 * MIB
     """The size of `/output`."""
+    unpacked_input_bytes: int = 20480 * MIB
+    """The most that the files in `/input` take, which lie on the container engine's disk."""
     image_bytes: int = 20480 * MIB
     """The most, compressed, that is downloaded of an image; with Podman also what it takes unpacked."""
     unpacked_bytes: int = 3 * 20480 * MIB

@@ -220,6 +220,8 @@ def job_config(
     log_driver: str,
     job_type: jobs_pb2.JobType.ValueType,
     engine: EngineFacts,
+    *,
+    has_input: bool = False,
 ) -> dict[str, Any]:
     """The job's container. It lives in the keeper's process namespace: with the keeper it ends."""
     # Its own image may name more GPUs than it was given, or an older engine all of them.
@@ -230,7 +232,7 @@ def job_config(
     folders = image_folders(image)
     of_image, tmpfs = image_mounts(names.of_image, folders, settings.tmp_bytes, engine)
     mounts += of_image
-    if spec.input_files:
+    if has_input:
         env["DCP_INPUT_DIR"] = INPUT
         mounts.append(_mount(names.input, INPUT, is_read_only=True))
     config: dict[str, Any] = {

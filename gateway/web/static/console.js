@@ -18,7 +18,7 @@ export async function startConsole() {
   const language = document.documentElement.lang;
   let api;
   try {
-    const answer = await fetch(`/openapi.json${language === "en" ? "" : `?lang=${language}`}`);
+    const answer = await fetch(`/docs/form.json?lang=${language}`);
     if (!answer.ok) throw new Error(String(answer.status));
     api = await answer.json();
   } catch {

@@ -32,7 +32,7 @@ export async function copy(text, button, done, failed) {
 
 /** Gives each block of code a button that copies it. */
 export function addCopyButtons(t) {
-  for (const block of document.querySelectorAll("article pre, .starts pre")) {
+  for (const block of document.querySelectorAll("article pre, .starts pre, .intro pre, .guide pre")) {
     const button = make("button", { type: "button", class: "small" }, t("Copy"));
     button.setAttribute("aria-label", `${t("Copy")}: ${block.getAttribute("aria-label")}`);
     button.addEventListener("click", () => copy(block.textContent, button, t("Copied"), t("Could not copy")));

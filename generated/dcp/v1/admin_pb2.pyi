@@ -40,7 +40,7 @@ class _WithdrawalStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_With
     WITHDRAWAL_STATUS_PAID: _WithdrawalStatus.ValueType  # 3
     """The bank transfer was made."""
     WITHDRAWAL_STATUS_REJECTED: _WithdrawalStatus.ValueType  # 4
-    """An operator rejected the request; the money can be withdrawn again."""
+    """An operator rejected the request, or the provider cancelled it; the money can be withdrawn again."""
 
 class WithdrawalStatus(_WithdrawalStatus, metaclass=_WithdrawalStatusEnumTypeWrapper):
     """The states of a withdrawal request."""
@@ -54,7 +54,7 @@ WITHDRAWAL_STATUS_PROCESSING: WithdrawalStatus.ValueType  # 2
 WITHDRAWAL_STATUS_PAID: WithdrawalStatus.ValueType  # 3
 """The bank transfer was made."""
 WITHDRAWAL_STATUS_REJECTED: WithdrawalStatus.ValueType  # 4
-"""An operator rejected the request; the money can be withdrawn again."""
+"""An operator rejected the request, or the provider cancelled it; the money can be withdrawn again."""
 Global___WithdrawalStatus: _TypeAlias = WithdrawalStatus  # noqa: Y015
 
 class _DiscardKind:
@@ -516,10 +516,10 @@ class ListAuditEntriesRequest(_message.Message):
     OBJECT_ID_FIELD_NUMBER: _builtins.int
     BEFORE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     object: _builtins.str
-    """Only entries about this kind of object: `withdrawal`, `provider`, `renter`, `job`, `rate` or
-    `dispute`. Default: all
-    kinds.
+    """Only entries about this kind of object: `withdrawal`, `provider`, `renter`, `job`, `rate`, `dispute` or
+    `operator`. Default: all kinds.
     """
     object_id: _builtins.str
     """Only entries about the object with this id. It requires `object`, because objects of different kinds can
@@ -529,6 +529,8 @@ class ListAuditEntriesRequest(_message.Message):
     """Only entries older than this id. Default: start at the newest."""
     page_size: _builtins.int
     """The number of entries on a page."""
+    actor: _builtins.str
+    """Only entries of whoever has this name. Default: of everybody."""
     def __init__(
         self,
         *,
@@ -536,10 +538,11 @@ class ListAuditEntriesRequest(_message.Message):
         object_id: _builtins.str = ...,
         before_id: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "before_id", b"before_id", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "before_id", b"before_id", "object", b"object", "object_id", b"object_id", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "actor", b"actor", "before_id", b"before_id", "object", b"object", "object_id", b"object_id", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__before_id: _TypeAlias = _typing.Literal["before_id"]  # noqa: Y015
     _WhichOneofArgType__before_id: _TypeAlias = _typing.Literal["_before_id", b"_before_id"]  # noqa: Y015
@@ -600,7 +603,9 @@ class AuditEntry(_message.Message):
     id: _builtins.int
     """The entry's id; newer entries have greater ids."""
     actor: _builtins.str
-    """Who did it: `admin`, or `owner` for what replaces a lost key."""
+    """Who did it: the name of an operator, `admin` for the admin token, `server` for the server's command line, or
+    `owner` for what replaces a lost key.
+    """
     action: _builtins.str
     """The action, such as `withdrawal.pay`."""
     object: _builtins.str

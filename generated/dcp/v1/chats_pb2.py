@@ -26,7 +26,7 @@ from dcp.v1 import jobs_pb2 as dcp_dot_v1_dot_jobs__pb2
 from dcp.v1 import options_pb2 as dcp_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64\x63p/v1/chats.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\"\xcc\x01\n\x11SubmitChatRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xac\x02\x88\x02\x01\x12\x1c\n\x07request\x18\x02 \x01(\x0c\x42\x0b\xaa\xbb\x18\x07\x08\x01\x18\x80\x80\x80\x10\x12/\n\nmax_tokens\x18\x03 \x01(\x05\x42\x16\xaa\xbb\x18\x12!\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x80\x84.AH\x00\x88\x01\x01\x12\x1a\n\tcache_key\x18\x04 \x01(\tB\x07\xaa\xbb\x18\x03\x18\xe8\x07\x12 \n\x0fidempotency_key\x18\x05 \x01(\tB\x07\xaa\xbb\x18\x03\x18\xc8\x01\x42\r\n\x0b_max_tokens\".\n\x12SubmitChatResponse\x12\x18\n\x03job\x18\x01 \x01(\x0b\x32\x0b.dcp.v1.Job2\xf7\x01\n\x0b\x43hatService\x12\xc4\x01\n\nSubmitChat\x12\x19.dcp.v1.SubmitChatRequest\x1a\x1a.dcp.v1.SubmitChatResponse\"\x7f\xaa\xbb\x18{\n\x01\x03\x1a\x63\n,Submit a conversation with a model as a job.\x12\x33\xd8\xa5\xd8\xb1\xd8\xb3\xd8\xa7\xd9\x84 \xd9\x85\xd8\xad\xd8\xa7\xd8\xaf\xd8\xab\xd8\xa9 \xd9\x85\xd8\xb9 \xd9\x86\xd9\x85\xd9\x88\xd8\xb0\xd8\xac \xd9\x83\xd9\x85\xd9\x87\xd9\x85\xd8\xa9.2\n\x0b\x12\x46n\x16\x15\x18gxy\xa2\x01\x01\x01\xa8\x01\x01\x1a!\xaa\xbb\x18\x1d\n\x1b\n\x05\x43hats\x12\x12\xd8\xa7\xd9\x84\xd9\x85\xd8\xad\xd8\xa7\xd8\xaf\xd8\xab\xd8\xa7\xd8\xaa\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64\x63p/v1/chats.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\"\xcc\x01\n\x11SubmitChatRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xac\x02\x88\x02\x01\x12\x1c\n\x07request\x18\x02 \x01(\x0c\x42\x0b\xaa\xbb\x18\x07\x08\x01\x18\x80\x80\x80\x10\x12/\n\nmax_tokens\x18\x03 \x01(\x05\x42\x16\xaa\xbb\x18\x12!\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x80\x84.AH\x00\x88\x01\x01\x12\x1a\n\tcache_key\x18\x04 \x01(\tB\x07\xaa\xbb\x18\x03\x18\xe8\x07\x12 \n\x0fidempotency_key\x18\x05 \x01(\tB\x07\xaa\xbb\x18\x03\x18\xc8\x01\x42\r\n\x0b_max_tokens\".\n\x12SubmitChatResponse\x12\x18\n\x03job\x18\x01 \x01(\x0b\x32\x0b.dcp.v1.Job\"v\n\x17SubmitEmbeddingsRequest\x12\x1b\n\x05model\x18\x01 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xac\x02\x88\x02\x01\x12\x1c\n\x07request\x18\x02 \x01(\x0c\x42\x0b\xaa\xbb\x18\x07\x08\x01\x18\x80\x80\x80\x10\x12 \n\x0fidempotency_key\x18\x03 \x01(\tB\x07\xaa\xbb\x18\x03\x18\xc8\x01\"4\n\x18SubmitEmbeddingsResponse\x12\x18\n\x03job\x18\x01 \x01(\x0b\x32\x0b.dcp.v1.Job2\xc0\x03\n\x0b\x43hatService\x12\xc4\x01\n\nSubmitChat\x12\x19.dcp.v1.SubmitChatRequest\x1a\x1a.dcp.v1.SubmitChatResponse\"\x7f\xaa\xbb\x18{\n\x01\x03\x1a\x63\n,Submit a conversation with a model as a job.\x12\x33\xd8\xa5\xd8\xb1\xd8\xb3\xd8\xa7\xd9\x84 \xd9\x85\xd8\xad\xd8\xa7\xd8\xaf\xd8\xab\xd8\xa9 \xd9\x85\xd8\xb9 \xd9\x86\xd9\x85\xd9\x88\xd8\xb0\xd8\xac \xd9\x83\xd9\x85\xd9\x87\xd9\x85\xd8\xa9.2\n\x0b\x12\x46n\x16\x15\x18gxy\xa2\x01\x01\x01\xa8\x01\x01\x12\xc6\x01\n\x10SubmitEmbeddings\x12\x1f.dcp.v1.SubmitEmbeddingsRequest\x1a .dcp.v1.SubmitEmbeddingsResponse\"o\xaa\xbb\x18k\n\x01\x03\x1aS\n\x1fSubmit texts to embed as a job.\x12\x30\xd8\xa5\xd8\xb1\xd8\xb3\xd8\xa7\xd9\x84 \xd9\x86\xd8\xb5\xd9\x88\xd8\xb5 \xd9\x84\xd8\xaa\xd8\xb6\xd9\x85\xd9\x8a\xd9\x86\xd9\x87\xd8\xa7 \xd9\x83\xd9\x85\xd9\x87\xd9\x85\xd8\xa9.2\n\x0b\x12\x46n\x16\x15\x18gxy\xa2\x01\x01\x01\xa8\x01\x01\x1a!\xaa\xbb\x18\x1d\n\x1b\n\x05\x43hats\x12\x12\xd8\xa7\xd9\x84\xd9\x85\xd8\xad\xd8\xa7\xd8\xaf\xd8\xab\xd8\xa7\xd8\xaa\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,14 +43,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITCHATREQUEST'].fields_by_name['cache_key']._serialized_options = b'\252\273\030\003\030\350\007'
   _globals['_SUBMITCHATREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
   _globals['_SUBMITCHATREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\252\273\030\003\030\310\001'
+  _globals['_SUBMITEMBEDDINGSREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_SUBMITEMBEDDINGSREQUEST'].fields_by_name['model']._serialized_options = b'\252\273\030\010\010\001\030\254\002\210\002\001'
+  _globals['_SUBMITEMBEDDINGSREQUEST'].fields_by_name['request']._loaded_options = None
+  _globals['_SUBMITEMBEDDINGSREQUEST'].fields_by_name['request']._serialized_options = b'\252\273\030\007\010\001\030\200\200\200\020'
+  _globals['_SUBMITEMBEDDINGSREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_SUBMITEMBEDDINGSREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\252\273\030\003\030\310\001'
   _globals['_CHATSERVICE']._loaded_options = None
   _globals['_CHATSERVICE']._serialized_options = b'\252\273\030\035\n\033\n\005Chats\022\022\330\247\331\204\331\205\330\255\330\247\330\257\330\253\330\247\330\252'
   _globals['_CHATSERVICE'].methods_by_name['SubmitChat']._loaded_options = None
   _globals['_CHATSERVICE'].methods_by_name['SubmitChat']._serialized_options = b'\252\273\030{\n\001\003\032c\n,Submit a conversation with a model as a job.\0223\330\245\330\261\330\263\330\247\331\204 \331\205\330\255\330\247\330\257\330\253\330\251 \331\205\330\271 \331\206\331\205\331\210\330\260\330\254 \331\203\331\205\331\207\331\205\330\251.2\n\013\022Fn\026\025\030gxy\242\001\001\001\250\001\001'
+  _globals['_CHATSERVICE'].methods_by_name['SubmitEmbeddings']._loaded_options = None
+  _globals['_CHATSERVICE'].methods_by_name['SubmitEmbeddings']._serialized_options = b'\252\273\030k\n\001\003\032S\n\037Submit texts to embed as a job.\0220\330\245\330\261\330\263\330\247\331\204 \331\206\330\265\331\210\330\265 \331\204\330\252\330\266\331\205\331\212\331\206\331\207\330\247 \331\203\331\205\331\207\331\205\330\251.2\n\013\022Fn\026\025\030gxy\242\001\001\001\250\001\001'
   _globals['_SUBMITCHATREQUEST']._serialized_start=72
   _globals['_SUBMITCHATREQUEST']._serialized_end=276
   _globals['_SUBMITCHATRESPONSE']._serialized_start=278
   _globals['_SUBMITCHATRESPONSE']._serialized_end=324
-  _globals['_CHATSERVICE']._serialized_start=327
-  _globals['_CHATSERVICE']._serialized_end=574
+  _globals['_SUBMITEMBEDDINGSREQUEST']._serialized_start=326
+  _globals['_SUBMITEMBEDDINGSREQUEST']._serialized_end=444
+  _globals['_SUBMITEMBEDDINGSRESPONSE']._serialized_start=446
+  _globals['_SUBMITEMBEDDINGSRESPONSE']._serialized_end=498
+  _globals['_CHATSERVICE']._serialized_start=501
+  _globals['_CHATSERVICE']._serialized_end=949
 # @@protoc_insertion_point(module_scope)

@@ -82,3 +82,57 @@ class SubmitChatResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitChatResponse: _TypeAlias = SubmitChatResponse  # noqa: Y015
+
+@_typing.final
+class SubmitEmbeddingsRequest(_message.Message):
+    """Texts to embed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's public name."""
+    request: _builtins.bytes
+    """What to embed: a JSON object in the form of OpenAI's embeddings API. What is not known of it is left out."""
+    idempotency_key: _builtins.str
+    """Makes it safe to repeat the request."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        request: _builtins.bytes = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "model", b"model", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitEmbeddingsRequest: _TypeAlias = SubmitEmbeddingsRequest  # noqa: Y015
+
+@_typing.final
+class SubmitEmbeddingsResponse(_message.Message):
+    """The job of some texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _jobs_pb2.Job:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        job: _jobs_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitEmbeddingsResponse: _TypeAlias = SubmitEmbeddingsResponse  # noqa: Y015

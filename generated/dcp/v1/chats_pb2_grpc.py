@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ChatServiceStub:
-    """Takes conversations with models.
+    """Takes conversations with models, and texts to embed.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,28 @@ class ChatServiceStub:
                 request_serializer=dcp_dot_v1_dot_chats__pb2.SubmitChatRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_chats__pb2.SubmitChatResponse.FromString,
                 _registered_method=True)
+        self.SubmitEmbeddings = channel.unary_unary(
+                '/dcp.v1.ChatService/SubmitEmbeddings',
+                request_serializer=dcp_dot_v1_dot_chats__pb2.SubmitEmbeddingsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_chats__pb2.SubmitEmbeddingsResponse.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer:
-    """Takes conversations with models.
+    """Takes conversations with models, and texts to embed.
     """
 
     def SubmitChat(self, request, context):
         """Submits a conversation as a job of the type `llm-inference`, which waits a minute at most for a provider.
+
+        The same key with the same body returns the first job again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitEmbeddings(self, request, context):
+        """Submits texts as a job of the type `embeddings`, which waits a minute at most for a provider.
 
         The same key with the same body returns the first job again.
         """
@@ -63,6 +77,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     request_deserializer=dcp_dot_v1_dot_chats__pb2.SubmitChatRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_chats__pb2.SubmitChatResponse.SerializeToString,
             ),
+            'SubmitEmbeddings': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitEmbeddings,
+                    request_deserializer=dcp_dot_v1_dot_chats__pb2.SubmitEmbeddingsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_chats__pb2.SubmitEmbeddingsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'dcp.v1.ChatService', rpc_method_handlers)
@@ -72,7 +91,7 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
-    """Takes conversations with models.
+    """Takes conversations with models, and texts to embed.
     """
 
     @staticmethod
@@ -92,6 +111,33 @@ class ChatService:
             '/dcp.v1.ChatService/SubmitChat',
             dcp_dot_v1_dot_chats__pb2.SubmitChatRequest.SerializeToString,
             dcp_dot_v1_dot_chats__pb2.SubmitChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitEmbeddings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.ChatService/SubmitEmbeddings',
+            dcp_dot_v1_dot_chats__pb2.SubmitEmbeddingsRequest.SerializeToString,
+            dcp_dot_v1_dot_chats__pb2.SubmitEmbeddingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """Takes conversations with models."""
+    """Takes conversations with models, and texts to embed."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,10 +38,15 @@ class ChatServiceStub:
 
     The same key with the same body returns the first job again.
     """
+    SubmitEmbeddings: _grpc.UnaryUnaryMultiCallable[_chats_pb2.SubmitEmbeddingsRequest, _chats_pb2.SubmitEmbeddingsResponse]
+    """Submits texts as a job of the type `embeddings`, which waits a minute at most for a provider.
+
+    The same key with the same body returns the first job again.
+    """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
-    """Takes conversations with models."""
+    """Takes conversations with models, and texts to embed."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitChat: _aio.UnaryUnaryMultiCallable[_chats_pb2.SubmitChatRequest, _chats_pb2.SubmitChatResponse]  # type: ignore[assignment]
@@ -49,9 +54,14 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     The same key with the same body returns the first job again.
     """
+    SubmitEmbeddings: _aio.UnaryUnaryMultiCallable[_chats_pb2.SubmitEmbeddingsRequest, _chats_pb2.SubmitEmbeddingsResponse]  # type: ignore[assignment]
+    """Submits texts as a job of the type `embeddings`, which waits a minute at most for a provider.
+
+    The same key with the same body returns the first job again.
+    """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes conversations with models."""
+    """Takes conversations with models, and texts to embed."""
 
     @_abc_1.abstractmethod
     def SubmitChat(
@@ -60,6 +70,17 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chats_pb2.SubmitChatResponse, _abc.Awaitable[_chats_pb2.SubmitChatResponse]]:
         """Submits a conversation as a job of the type `llm-inference`, which waits a minute at most for a provider.
+
+        The same key with the same body returns the first job again.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitEmbeddings(
+        self,
+        request: _chats_pb2.SubmitEmbeddingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chats_pb2.SubmitEmbeddingsResponse, _abc.Awaitable[_chats_pb2.SubmitEmbeddingsResponse]]:
+        """Submits texts as a job of the type `embeddings`, which waits a minute at most for a provider.
 
         The same key with the same body returns the first job again.
         """

@@ -177,8 +177,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `Content-Encoding: gzip`.
     """
     ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 97
-    """The database did not answer in the end, so it is not known whether the request took effect: repeat it with
-    the same idempotency key, or read what it should have changed first.
+    """The database or the server did not answer in the end, so it is not known whether the request took effect: repeat
+    it with the same idempotency key, or read what it should have changed first.
     """
     ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 98
     """The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
@@ -206,6 +206,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The code is wrong, was used, or is no longer valid."""
     ERROR_REASON_MAIL_OFF: _ErrorReason.ValueType  # 112
     """This marketplace sends no mail: ask its operator."""
+    ERROR_REASON_CROSS_ORIGIN: _ErrorReason.ValueType  # 160
+    """A page of another site sent the request, or one of our own sent no JSON: cookies log in only our own pages."""
     ERROR_REASON_BUDGET_REACHED: _ErrorReason.ValueType  # 120
     """The job would exceed a budget of the key; `budget` names it. Repeating the request helps only after
     `retry_after_seconds`, if that is present.
@@ -216,6 +218,46 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The key may use other providers only, or the job names none; `error` names them."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 123
     """No provider has reported a model of this name; `error` names the closest one."""
+    ERROR_REASON_INPUT_NOT_FOUND: _ErrorReason.ValueType  # 140
+    """The account has no input of this id, or it was deleted when its retention time ended."""
+    ERROR_REASON_INPUT_NOT_READY: _ErrorReason.ValueType  # 141
+    """Not all bytes of the input have arrived; `received_bytes` have. Send the rest before a job names it."""
+    ERROR_REASON_INPUT_NOT_WAITING: _ErrorReason.ValueType  # 142
+    """The input is complete and takes no more bytes."""
+    ERROR_REASON_INPUT_OFFSET_WRONG: _ErrorReason.ValueType  # 143
+    """The bytes do not follow those that have arrived: send them from `received_bytes` on."""
+    ERROR_REASON_INPUT_DAMAGED: _ErrorReason.ValueType  # 144
+    """The received bytes do not have the announced SHA-256. Nothing was kept: announce and send the input again."""
+    ERROR_REASON_INPUT_TOO_LARGE: _ErrorReason.ValueType  # 145
+    """The input is larger than the limit for one, or more bytes arrived than were announced."""
+    ERROR_REASON_INPUT_IN_USE: _ErrorReason.ValueType  # 146
+    """A job that has not ended names the input."""
+    ERROR_REASON_TOO_MANY_INPUTS: _ErrorReason.ValueType  # 147
+    """The account has as many inputs as are kept for one account."""
+    ERROR_REASON_BATCH_NOT_FOUND: _ErrorReason.ValueType  # 150
+    """The account has no batch with this id."""
+    ERROR_REASON_BATCH_NOT_OPEN: _ErrorReason.ValueType  # 151
+    """The batch is in a state that does not allow this: it has ended, or its lines were read already."""
+    ERROR_REASON_TOO_MANY_BATCHES: _ErrorReason.ValueType  # 152
+    """The account has as many batches that have not ended as one account may have."""
+    ERROR_REASON_OPERATOR_ROLE_NEEDED: _ErrorReason.ValueType  # 170
+    """The operator's role does not allow this; the message names the least role that does."""
+    ERROR_REASON_OPERATOR_NOT_FOUND: _ErrorReason.ValueType  # 171
+    """There is no such operator."""
+    ERROR_REASON_OPERATOR_NAME_TAKEN: _ErrorReason.ValueType  # 172
+    """An operator has or had this name: names are not given twice, since the audit log shows them."""
+    ERROR_REASON_TOO_MANY_OPERATORS: _ErrorReason.ValueType  # 173
+    """The marketplace has as many operators as it may have: remove one first."""
+    ERROR_REASON_INVITATION_OVER: _ErrorReason.ValueType  # 174
+    """The invitation is wrong, was used, or is older than a day: ask an admin for another one."""
+    ERROR_REASON_LOG_IN_NEEDED: _ErrorReason.ValueType  # 175
+    """Only an operator who logged in with a passkey may do this."""
+    ERROR_REASON_PASSKEY_REFUSED: _ErrorReason.ValueType  # 176
+    """The passkey does not prove who the operator is: it is unknown here, of another site, or answered another request."""
+    ERROR_REASON_PASSKEY_NOT_FOUND: _ErrorReason.ValueType  # 177
+    """The operator has no such passkey."""
+    ERROR_REASON_TOO_MANY_PASSKEYS: _ErrorReason.ValueType  # 178
+    """The operator has as many passkeys as an operator may have: remove one first."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -367,8 +409,8 @@ ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 95
 `Content-Encoding: gzip`.
 """
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 97
-"""The database did not answer in the end, so it is not known whether the request took effect: repeat it with
-the same idempotency key, or read what it should have changed first.
+"""The database or the server did not answer in the end, so it is not known whether the request took effect: repeat
+it with the same idempotency key, or read what it should have changed first.
 """
 ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 98
 """The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
@@ -396,6 +438,8 @@ ERROR_REASON_WRONG_CODE: ErrorReason.ValueType  # 111
 """The code is wrong, was used, or is no longer valid."""
 ERROR_REASON_MAIL_OFF: ErrorReason.ValueType  # 112
 """This marketplace sends no mail: ask its operator."""
+ERROR_REASON_CROSS_ORIGIN: ErrorReason.ValueType  # 160
+"""A page of another site sent the request, or one of our own sent no JSON: cookies log in only our own pages."""
 ERROR_REASON_BUDGET_REACHED: ErrorReason.ValueType  # 120
 """The job would exceed a budget of the key; `budget` names it. Repeating the request helps only after
 `retry_after_seconds`, if that is present.
@@ -406,6 +450,46 @@ ERROR_REASON_PROVIDER_NOT_ALLOWED: ErrorReason.ValueType  # 122
 """The key may use other providers only, or the job names none; `error` names them."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 123
 """No provider has reported a model of this name; `error` names the closest one."""
+ERROR_REASON_INPUT_NOT_FOUND: ErrorReason.ValueType  # 140
+"""The account has no input of this id, or it was deleted when its retention time ended."""
+ERROR_REASON_INPUT_NOT_READY: ErrorReason.ValueType  # 141
+"""Not all bytes of the input have arrived; `received_bytes` have. Send the rest before a job names it."""
+ERROR_REASON_INPUT_NOT_WAITING: ErrorReason.ValueType  # 142
+"""The input is complete and takes no more bytes."""
+ERROR_REASON_INPUT_OFFSET_WRONG: ErrorReason.ValueType  # 143
+"""The bytes do not follow those that have arrived: send them from `received_bytes` on."""
+ERROR_REASON_INPUT_DAMAGED: ErrorReason.ValueType  # 144
+"""The received bytes do not have the announced SHA-256. Nothing was kept: announce and send the input again."""
+ERROR_REASON_INPUT_TOO_LARGE: ErrorReason.ValueType  # 145
+"""The input is larger than the limit for one, or more bytes arrived than were announced."""
+ERROR_REASON_INPUT_IN_USE: ErrorReason.ValueType  # 146
+"""A job that has not ended names the input."""
+ERROR_REASON_TOO_MANY_INPUTS: ErrorReason.ValueType  # 147
+"""The account has as many inputs as are kept for one account."""
+ERROR_REASON_BATCH_NOT_FOUND: ErrorReason.ValueType  # 150
+"""The account has no batch with this id."""
+ERROR_REASON_BATCH_NOT_OPEN: ErrorReason.ValueType  # 151
+"""The batch is in a state that does not allow this: it has ended, or its lines were read already."""
+ERROR_REASON_TOO_MANY_BATCHES: ErrorReason.ValueType  # 152
+"""The account has as many batches that have not ended as one account may have."""
+ERROR_REASON_OPERATOR_ROLE_NEEDED: ErrorReason.ValueType  # 170
+"""The operator's role does not allow this; the message names the least role that does."""
+ERROR_REASON_OPERATOR_NOT_FOUND: ErrorReason.ValueType  # 171
+"""There is no such operator."""
+ERROR_REASON_OPERATOR_NAME_TAKEN: ErrorReason.ValueType  # 172
+"""An operator has or had this name: names are not given twice, since the audit log shows them."""
+ERROR_REASON_TOO_MANY_OPERATORS: ErrorReason.ValueType  # 173
+"""The marketplace has as many operators as it may have: remove one first."""
+ERROR_REASON_INVITATION_OVER: ErrorReason.ValueType  # 174
+"""The invitation is wrong, was used, or is older than a day: ask an admin for another one."""
+ERROR_REASON_LOG_IN_NEEDED: ErrorReason.ValueType  # 175
+"""Only an operator who logged in with a passkey may do this."""
+ERROR_REASON_PASSKEY_REFUSED: ErrorReason.ValueType  # 176
+"""The passkey does not prove who the operator is: it is unknown here, of another site, or answered another request."""
+ERROR_REASON_PASSKEY_NOT_FOUND: ErrorReason.ValueType  # 177
+"""The operator has no such passkey."""
+ERROR_REASON_TOO_MANY_PASSKEYS: ErrorReason.ValueType  # 178
+"""The operator has as many passkeys as an operator may have: remove one first."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -461,6 +545,8 @@ class ErrorFacts(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     BUDGET_HALALA_FIELD_NUMBER: _builtins.int
     USED_HALALA_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path in the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -507,6 +593,10 @@ class ErrorFacts(_message.Message):
     """That budget, in halala."""
     used_halala: _builtins.int
     """What the key has spent and what its open jobs hold in that day or month, or in all, in halala."""
+    received_bytes: _builtins.int
+    """How many bytes of the input have arrived; the next piece begins there."""
+    free_bytes: _builtins.int
+    """How many more bytes may be kept for the account."""
     def __init__(
         self,
         *,
@@ -531,10 +621,12 @@ class ErrorFacts(_message.Message):
         budget: _builtins.str | None = ...,
         budget_halala: _builtins.int | None = ...,
         used_halala: _builtins.int | None = ...,
+        received_bytes: _builtins.int | None = ...,
+        free_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_budget", b"_budget", "_budget_halala", b"_budget_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "_used_halala", b"_used_halala", "advice", b"advice", "balance_halala", b"balance_halala", "budget", b"budget", "budget_halala", b"budget_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "used_halala", b"used_halala"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_budget", b"_budget", "_budget_halala", b"_budget_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_free_bytes", b"_free_bytes", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_received_bytes", b"_received_bytes", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "_used_halala", b"_used_halala", "advice", b"advice", "balance_halala", b"balance_halala", "budget", b"budget", "budget_halala", b"budget_halala", "charged_halala", b"charged_halala", "field", b"field", "free_bytes", b"free_bytes", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "received_bytes", b"received_bytes", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "used_halala", b"used_halala"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_budget", b"_budget", "_budget_halala", b"_budget_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "_used_halala", b"_used_halala", "advice", b"advice", "balance_halala", b"balance_halala", "budget", b"budget", "budget_halala", b"budget_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "used_halala", b"used_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_budget", b"_budget", "_budget_halala", b"_budget_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_free_bytes", b"_free_bytes", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_received_bytes", b"_received_bytes", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "_used_halala", b"_used_halala", "advice", b"advice", "balance_halala", b"balance_halala", "budget", b"budget", "budget_halala", b"budget_halala", "charged_halala", b"charged_halala", "field", b"field", "free_bytes", b"free_bytes", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "received_bytes", b"received_bytes", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "used_halala", b"used_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
@@ -548,6 +640,8 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__charged_halala: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala"]  # noqa: Y015
     _WhichOneofReturnType__field: _TypeAlias = _typing.Literal["field"]  # noqa: Y015
     _WhichOneofArgType__field: _TypeAlias = _typing.Literal["_field", b"_field"]  # noqa: Y015
+    _WhichOneofReturnType__free_bytes: _TypeAlias = _typing.Literal["free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__free_bytes: _TypeAlias = _typing.Literal["_free_bytes", b"_free_bytes"]  # noqa: Y015
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
     _WhichOneofReturnType__limit_per_minute: _TypeAlias = _typing.Literal["limit_per_minute"]  # noqa: Y015
@@ -558,6 +652,8 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__partial_bytes: _TypeAlias = _typing.Literal["_partial_bytes", b"_partial_bytes"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__received_bytes: _TypeAlias = _typing.Literal["received_bytes"]  # noqa: Y015
+    _WhichOneofArgType__received_bytes: _TypeAlias = _typing.Literal["_received_bytes", b"_received_bytes"]  # noqa: Y015
     _WhichOneofReturnType__refunded_halala: _TypeAlias = _typing.Literal["refunded_halala"]  # noqa: Y015
     _WhichOneofArgType__refunded_halala: _TypeAlias = _typing.Literal["_refunded_halala", b"_refunded_halala"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
@@ -591,6 +687,8 @@ class ErrorFacts(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__field) -> _WhichOneofReturnType__field | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_bytes) -> _WhichOneofReturnType__free_bytes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_per_minute) -> _WhichOneofReturnType__limit_per_minute | None: ...
@@ -600,6 +698,8 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_bytes) -> _WhichOneofReturnType__partial_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__received_bytes) -> _WhichOneofReturnType__received_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__refunded_halala) -> _WhichOneofReturnType__refunded_halala | None: ...
     @_typing.overload

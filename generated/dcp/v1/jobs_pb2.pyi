@@ -43,6 +43,8 @@ class _JobTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobType.Value
     """A container that the renter supplies."""
     JOB_TYPE_VLLM_SERVE: _JobType.ValueType  # 7
     """A model server that the renter uses while the job runs. No daemon can run it yet: it is refused."""
+    JOB_TYPE_EMBEDDINGS: _JobType.ValueType  # 8
+    """Embeddings of texts: a vector of numbers for each."""
 
 class JobType(_JobType, metaclass=_JobTypeEnumTypeWrapper):
     """The kind of work that a job does. It determines the rate."""
@@ -63,6 +65,8 @@ JOB_TYPE_CUSTOM_CONTAINER: JobType.ValueType  # 6
 """A container that the renter supplies."""
 JOB_TYPE_VLLM_SERVE: JobType.ValueType  # 7
 """A model server that the renter uses while the job runs. No daemon can run it yet: it is refused."""
+JOB_TYPE_EMBEDDINGS: JobType.ValueType  # 8
+"""Embeddings of texts: a vector of numbers for each."""
 Global___JobType: _TypeAlias = JobType  # noqa: Y015
 
 class _JobState:
@@ -181,6 +185,10 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The provider's daemon reported an end that this job cannot have, or cancelled it although nobody had asked for
     that. Not charged.
     """
+    FAILURE_REASON_INPUT_REFUSED: _FailureReason.ValueType  # 40
+    """The provider did not take the job's inputs: a tar has names or links that lead out of its folder, devices, or more
+    files or bytes than it unpacks, or two inputs lie at one place. Not charged.
+    """
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -246,6 +254,10 @@ FAILURE_REASON_OTHER_ARCHITECTURE: FailureReason.ValueType  # 33
 FAILURE_REASON_IMPOSSIBLE_REPORT: FailureReason.ValueType  # 34
 """The provider's daemon reported an end that this job cannot have, or cancelled it although nobody had asked for
 that. Not charged.
+"""
+FAILURE_REASON_INPUT_REFUSED: FailureReason.ValueType  # 40
+"""The provider did not take the job's inputs: a tar has names or links that lead out of its folder, devices, or more
+files or bytes than it unpacks, or two inputs lie at one place. Not charged.
 """
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
@@ -529,6 +541,30 @@ ATTEMPT_OUTCOME_REVOKED: AttemptOutcome.ValueType  # 8
 """An operator revoked the lease; the job waits in the queue again."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
+class _PreparationStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PreparationStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreparationStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREPARATION_STEP_UNSPECIFIED: _PreparationStep.ValueType  # 0
+    """Not used."""
+    PREPARATION_STEP_INPUTS: _PreparationStep.ValueType  # 1
+    """The inputs of the job."""
+    PREPARATION_STEP_IMAGE: _PreparationStep.ValueType  # 2
+    """The container image. Its size is known as far as the registry has reported it."""
+
+class PreparationStep(_PreparationStep, metaclass=_PreparationStepEnumTypeWrapper):
+    """What a provider fetches before a run starts."""
+
+PREPARATION_STEP_UNSPECIFIED: PreparationStep.ValueType  # 0
+"""Not used."""
+PREPARATION_STEP_INPUTS: PreparationStep.ValueType  # 1
+"""The inputs of the job."""
+PREPARATION_STEP_IMAGE: PreparationStep.ValueType  # 2
+"""The container image. Its size is known as far as the registry has reported it."""
+Global___PreparationStep: _TypeAlias = PreparationStep  # noqa: Y015
+
 class _DisputeStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -697,7 +733,7 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 @_typing.final
 class JobParams(_message.Message):
     """The parameters of a job. `llm-inference` needs `model` and either `prompt` or `messages`;
-    `image_generation` needs `model` and `prompt`.
+    `image_generation` needs `model` and `prompt`, and so does `embeddings`, of which the prompt is the text.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -780,6 +816,44 @@ class GpuRequirements(_message.Message):
 Global___GpuRequirements: _TypeAlias = GpuRequirements  # noqa: Y015
 
 @_typing.final
+class JobInput(_message.Message):
+    """One of the inputs of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_ID_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    UNPACK_FIELD_NUMBER: _builtins.int
+    input_id: _builtins.str
+    """The id of an input of the account."""
+    artifact: _builtins.str
+    """A file that another job of the account left: `artifact://JOB_ID/NAME`."""
+    path: _builtins.str
+    """Where it lies below `/input`, such as `data/train.csv`; with `unpack`, the folder that it is unpacked into.
+    Default: the name of the input or of the file; with `unpack`, `/input` itself.
+    """
+    unpack: _builtins.bool
+    """True: it is a tar, perhaps compressed with gzip, that is unpacked. Names that lead out of the folder, links
+    that do, devices, and more files or bytes than the provider unpacks are refused, at no charge.
+    """
+    def __init__(
+        self,
+        *,
+        input_id: _builtins.str = ...,
+        artifact: _builtins.str = ...,
+        path: _builtins.str = ...,
+        unpack: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "input_id", b"input_id", "path", b"path", "unpack", b"unpack"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobInput: _TypeAlias = JobInput  # noqa: Y015
+
+@_typing.final
 class SubmitJobRequest(_message.Message):
     """A job to submit."""
 
@@ -798,6 +872,8 @@ class SubmitJobRequest(_message.Message):
     WAIT_FOR_SUPPLY_FIELD_NUMBER: _builtins.int
     MIN_STANDING_FIELD_NUMBER: _builtins.int
     QUOTE_ID_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The id of the provider that shall run the job. Default: the platform chooses a provider."""
@@ -833,6 +909,8 @@ class SubmitJobRequest(_message.Message):
     """The `quote_id` of a quote for this very request: the job has its price, whatever prices are now. It is refused
     when it has expired.
     """
+    resume_from: _builtins.str
+    """The id of another job of the account that has ended: its files lie in `/input/resume`."""
     idempotency_key: _builtins.str
     """Makes it safe to repeat the request: the same key with the same body returns the first response again."""
     @_builtins.property
@@ -846,6 +924,10 @@ class SubmitJobRequest(_message.Message):
     @_builtins.property
     def gpu_requirements(self) -> Global___GpuRequirements:
         """What the provider must have. Used when `provider_id` is left out."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInput]:
+        """The data that the run reads at `/input`."""
 
     def __init__(
         self,
@@ -863,11 +945,13 @@ class SubmitJobRequest(_message.Message):
         wait_for_supply: _builtins.bool | None = ...,
         min_standing: _standing_pb2.Standing.ValueType = ...,
         quote_id: _builtins.str = ...,
+        inputs: _abc.Iterable[Global___JobInput] | None = ...,
+        resume_from: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "quote_id", b"quote_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "inputs", b"inputs", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "quote_id", b"quote_id", "resume_from", b"resume_from", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration_minutes: _TypeAlias = _typing.Literal["duration_minutes"]  # noqa: Y015
     _WhichOneofArgType__duration_minutes: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes"]  # noqa: Y015
@@ -918,6 +1002,8 @@ class QuoteJobRequest(_message.Message):
     LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     WAIT_FOR_SUPPLY_FIELD_NUMBER: _builtins.int
     MIN_STANDING_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The id of the provider that shall run the job. Default: the platform chooses a provider."""
     job_type: Global___JobType.ValueType
@@ -948,6 +1034,8 @@ class QuoteJobRequest(_message.Message):
     best standing that is there, proven and trusted counting alike, except that one job in twenty is offered to
     new providers first, by which they can rise.
     """
+    resume_from: _builtins.str
+    """The id of another job of the account that has ended: its files lie in `/input/resume`."""
     @_builtins.property
     def container_spec(self) -> Global___ContainerSpec:
         """The container that the job runs in."""
@@ -959,6 +1047,10 @@ class QuoteJobRequest(_message.Message):
     @_builtins.property
     def gpu_requirements(self) -> Global___GpuRequirements:
         """What the provider must have. Used when `provider_id` is left out."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInput]:
+        """The data that the run reads at `/input`."""
 
     def __init__(
         self,
@@ -975,10 +1067,12 @@ class QuoteJobRequest(_message.Message):
         lost_after_seconds: _builtins.int | None = ...,
         wait_for_supply: _builtins.bool | None = ...,
         min_standing: _standing_pb2.Standing.ValueType = ...,
+        inputs: _abc.Iterable[Global___JobInput] | None = ...,
+        resume_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes", "_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "inputs", b"inputs", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "resume_from", b"resume_from", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration_minutes: _TypeAlias = _typing.Literal["duration_minutes"]  # noqa: Y015
     _WhichOneofArgType__duration_minutes: _TypeAlias = _typing.Literal["_duration_minutes", b"_duration_minutes"]  # noqa: Y015
@@ -1311,7 +1405,7 @@ class GetJobOutputResponse(_message.Message):
     message: _builtins.str
     """What to do next, as a sentence for people. Present while there is no output."""
     type: _builtins.str
-    """The kind of output: `text` or `image`."""
+    """The kind of output: `text`, `image` or `embeddings`."""
     response: _builtins.str
     """The text of the output."""
     data: _builtins.bytes
@@ -1328,7 +1422,9 @@ class GetJobOutputResponse(_message.Message):
     """The job failed or was cancelled, and the text is what it wrote before that. Only with `partial=true`."""
     chunks: _builtins.str
     """Of a job that came through `/v1`: the chunks of the model server, a JSON object a line, from which the text is
-    drawn. They also have tool calls, what the model thought, further choices, and why each ended.
+    drawn. They also have tool calls, what the model thought, further choices, and why each ended. Of `embeddings`:
+    the vectors, a JSON object a line with the `index` of its text and the `embedding`, which is base64 of 32-bit
+    floating-point numbers, the least significant byte first.
     """
     @_builtins.property
     def billing(self) -> Global___Billing:
@@ -1499,6 +1595,7 @@ class WatchJobResponse(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    PREPARATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id of the event, as opaque text. It stays valid when programs restart."""
     @_builtins.property
@@ -1525,6 +1622,12 @@ class WatchJobResponse(_message.Message):
     def end(self) -> Global___JobEndEvent:
         """The job has ended; nothing follows."""
 
+    @_builtins.property
+    def preparation(self) -> Global___JobPreparation:
+        """How far the provider is with what the job needs before its start; at most one a second. It has the id of the
+        event before it, and is not sent again to a reader that continues.
+        """
+
     def __init__(
         self,
         *,
@@ -1535,12 +1638,13 @@ class WatchJobResponse(_message.Message):
         log: Global___JobTextEvent | None = ...,
         file: Global___JobFileEvent | None = ...,
         end: Global___JobEndEvent | None = ...,
+        preparation: Global___JobPreparation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end", b"end", "event", b"event", "file", b"file", "log", b"log", "output", b"output", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end", b"end", "event", b"event", "file", b"file", "log", b"log", "output", b"output", "preparation", b"preparation", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end", b"end", "event", b"event", "file", b"file", "id", b"id", "log", b"log", "output", b"output", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end", b"end", "event", b"event", "file", b"file", "id", b"id", "log", b"log", "output", b"output", "preparation", b"preparation", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state", "attempt", "output", "log", "file", "end"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state", "attempt", "output", "log", "file", "end", "preparation"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1619,6 +1723,44 @@ class JobAttemptEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobAttemptEvent: _TypeAlias = JobAttemptEvent  # noqa: Y015
+
+@_typing.final
+class JobPreparation(_message.Message):
+    """How far a provider is with what a job needs before its start, as it last reported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    step: Global___PreparationStep.ValueType
+    """What is being fetched."""
+    done_bytes: _builtins.int
+    """How many bytes are there."""
+    total_bytes: _builtins.int
+    """How many there will be. Absent if that is not known."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was reported."""
+
+    def __init__(
+        self,
+        *,
+        step: Global___PreparationStep.ValueType = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_bytes", b"_total_bytes", "at", b"at", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_bytes", b"_total_bytes", "at", b"at", "done_bytes", b"done_bytes", "step", b"step", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__total_bytes: _TypeAlias = _typing.Literal["total_bytes"]  # noqa: Y015
+    _WhichOneofArgType__total_bytes: _TypeAlias = _typing.Literal["_total_bytes", b"_total_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_bytes) -> _WhichOneofReturnType__total_bytes | None: ...
+
+Global___JobPreparation: _TypeAlias = JobPreparation  # noqa: Y015
 
 @_typing.final
 class JobTextEvent(_message.Message):
@@ -1737,6 +1879,7 @@ class ExplainJobResponse(_message.Message):
     PROVIDERS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    PREPARATION_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id."""
     status: Global___JobState.ValueType
@@ -1763,6 +1906,12 @@ class ExplainJobResponse(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]:
         """Every lease of the job that was offered, oldest first. If there are more than 100, only the newest 100."""
 
+    @_builtins.property
+    def preparation(self) -> Global___JobPreparation:
+        """How far the provider is with what the job needs before its start. Present while it is `assigned` and the provider
+        fetches something.
+        """
+
     def __init__(
         self,
         *,
@@ -1775,21 +1924,26 @@ class ExplainJobResponse(_message.Message):
         providers: _abc.Iterable[Global___ConsideredProvider] | None = ...,
         attempts: _abc.Iterable[Global___JobAttempt] | None = ...,
         failure_reason: Global___FailureReason.ValueType | None = ...,
+        preparation: Global___JobPreparation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_reason", b"_failure_reason", "_queue_position", b"_queue_position", "estimated_start_seconds", b"estimated_start_seconds", "failure_reason", b"failure_reason", "queue_position", b"queue_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_reason", b"_failure_reason", "_preparation", b"_preparation", "_queue_position", b"_queue_position", "estimated_start_seconds", b"estimated_start_seconds", "failure_reason", b"failure_reason", "preparation", b"preparation", "queue_position", b"queue_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_reason", b"_failure_reason", "_queue_position", b"_queue_position", "attempts", b"attempts", "code", b"code", "estimated_start_seconds", b"estimated_start_seconds", "failure_reason", b"failure_reason", "job_id", b"job_id", "message", b"message", "providers", b"providers", "queue_position", b"queue_position", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_reason", b"_failure_reason", "_preparation", b"_preparation", "_queue_position", b"_queue_position", "attempts", b"attempts", "code", b"code", "estimated_start_seconds", b"estimated_start_seconds", "failure_reason", b"failure_reason", "job_id", b"job_id", "message", b"message", "preparation", b"preparation", "providers", b"providers", "queue_position", b"queue_position", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015
     _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
     _WhichOneofArgType__failure_reason: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason"]  # noqa: Y015
+    _WhichOneofReturnType__preparation: _TypeAlias = _typing.Literal["preparation"]  # noqa: Y015
+    _WhichOneofArgType__preparation: _TypeAlias = _typing.Literal["_preparation", b"_preparation"]  # noqa: Y015
     _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
     _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_start_seconds) -> _WhichOneofReturnType__estimated_start_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_reason) -> _WhichOneofReturnType__failure_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preparation) -> _WhichOneofReturnType__preparation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
@@ -1931,16 +2085,22 @@ class CancelJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    KEEP_FILES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id."""
+    keep_files: _builtins.bool
+    """True: the files that a running job has written to `/output` so far are kept, and another job can go on from them
+    with `resume_from`. The run ends as soon as they are stored.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        keep_files: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "keep_files", b"keep_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

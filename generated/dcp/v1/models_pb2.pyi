@@ -124,7 +124,9 @@ class ServedModelEntry(_message.Message):
     context_length: _builtins.int
     """The longest context of a live provider, in tokens. Absent if none reports it."""
     max_output_length: _builtins.int
-    """The greatest `max_tokens` that fits: the context, up to what a job may ask for. Absent if the context is not known."""
+    """The greatest `max_tokens` that fits: the context, up to what a job may ask for. Absent if the context is not known,
+    and for a model that writes no text.
+    """
     type: _builtins.str
     """Always `model`: what clients of Anthropic's API read."""
     display_name: _builtins.str
@@ -135,7 +137,7 @@ class ServedModelEntry(_message.Message):
 
     @_builtins.property
     def output_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it writes: `text`."""
+        """What it writes: `text`, or `embeddings` for a model that makes these."""
 
     @_builtins.property
     def pricing(self) -> Global___TokenPricing:
@@ -143,7 +145,7 @@ class ServedModelEntry(_message.Message):
 
     @_builtins.property
     def supported_sampling_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The sampling parameters that a job may set."""
+        """The sampling parameters that a job may set; none for a model that writes no text."""
 
     @_builtins.property
     def supported_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

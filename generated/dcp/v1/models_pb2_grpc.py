@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """The models that live providers serve for `llm-inference`, with prices in US dollars. The fields have the names that
+    """The models that live providers serve for `llm-inference` and `embeddings`, with prices in US dollars. The fields have the names that
     routers read from a provider's feed, and the list is a list of models of OpenAI's API.
     """
 
@@ -54,7 +54,7 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """The models that live providers serve for `llm-inference`, with prices in US dollars. The fields have the names that
+    """The models that live providers serve for `llm-inference` and `embeddings`, with prices in US dollars. The fields have the names that
     routers read from a provider's feed, and the list is a list of models of OpenAI's API.
     """
 
@@ -110,7 +110,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """The models that live providers serve for `llm-inference`, with prices in US dollars. The fields have the names that
+    """The models that live providers serve for `llm-inference` and `embeddings`, with prices in US dollars. The fields have the names that
     routers read from a provider's feed, and the list is a list of models of OpenAI's API.
     """
 

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """The models that live providers serve for `llm-inference`, with prices in US dollars. The fields have the names that
+    """The models that live providers serve for `llm-inference` and `embeddings`, with prices in US dollars. The fields have the names that
     routers read from a provider's feed, and the list is a list of models of OpenAI's API.
     """
 
@@ -50,7 +50,7 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """The models that live providers serve for `llm-inference`, with prices in US dollars. The fields have the names that
+    """The models that live providers serve for `llm-inference` and `embeddings`, with prices in US dollars. The fields have the names that
     routers read from a provider's feed, and the list is a list of models of OpenAI's API.
     """
 
@@ -69,7 +69,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists the price of each of these models: by tokens, or by the minute where it has no price by tokens."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The models that live providers serve for `llm-inference`, with prices in US dollars. The fields have the names that
+    """The models that live providers serve for `llm-inference` and `embeddings`, with prices in US dollars. The fields have the names that
     routers read from a provider's feed, and the list is a list of models of OpenAI's API.
     """
 

@@ -26,41 +26,47 @@ from dcp.v1 import errors_pb2 as dcp_dot_v1_dot_errors__pb2
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x63p/v1/options.proto\x12\x06\x64\x63p.v1\x1a\x13\x64\x63p/v1/errors.proto\x1a google/protobuf/descriptor.proto\"\x1e\n\x04Text\x12\n\n\x02\x65n\x18\x01 \x01(\t\x12\n\n\x02\x61r\x18\x02 \x01(\t\"<\n\x0bServiceRule\x12\x1b\n\x05title\x18\x01 \x01(\x0b\x32\x0c.dcp.v1.Text\x12\x10\n\x08position\x18\x02 \x01(\x05\"\xfa\x02\n\nMethodRule\x12\x1b\n\x05roles\x18\x01 \x03(\x0e\x32\x0c.dcp.v1.Role\x12\x14\n\x0csuccess_code\x18\x02 \x01(\x05\x12\x1d\n\x07summary\x18\x03 \x01(\x0b\x32\x0c.dcp.v1.Text\x12\x17\n\x0f\x65xample_request\x18\x04 \x01(\t\x12\x18\n\x10\x65xample_response\x18\x05 \x01(\t\x12$\n\x07reasons\x18\x06 \x03(\x0e\x32\x13.dcp.v1.ErrorReason\x12\x14\n\x0cstatus_field\x18\x07 \x01(\t\x12!\n\x08raw_body\x18\x08 \x01(\x0b\x32\x0f.dcp.v1.RawBody\x12\x1f\n\x04rate\x18\t \x01(\x0e\x32\x11.dcp.v1.RateClass\x12\x1d\n\x06scopes\x18\x14 \x03(\x0e\x32\r.dcp.v1.Scope\x12\x1e\n\x06repeat\x18\x15 \x01(\x0e\x32\x0e.dcp.v1.Repeat\x12\x10\n\x08may_grow\x18\x16 \x01(\x08\x12\x16\n\x0e\x65vent_id_field\x18( \x01(\t\"t\n\x07RawBody\x12\x12\n\ndata_field\x18\x01 \x01(\t\x12\x1a\n\x12\x63ontent_type_field\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x11\n\tfile_name\x18\x04 \x01(\t\x12\x12\n\nhead_field\x18\x1e \x01(\t\"i\n\x0bMessageRule\x12\x1d\n\x15ignore_unknown_fields\x18\x01 \x01(\x08\x12#\n\trelations\x18\x1e \x03(\x0b\x32\x10.dcp.v1.Relation\x12\x16\n\x0emax_characters\x18\x1f \x01(\x05\"Y\n\x08Relation\x12\x12\n\nwhen_field\x18\x01 \x01(\t\x12\x12\n\nwhen_value\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x03(\t\x12\x13\n\x0b\x65xactly_one\x18\x04 \x03(\t\"\x89\x03\n\tFieldRule\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x17\n\nmin_length\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmax_length\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\tmax_items\x18\x06 \x01(\x05H\x04\x88\x01\x01\x12\x1e\n\x06\x66ormat\x18\x07 \x01(\x0e\x32\x0e.dcp.v1.Format\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x0e\n\x06header\x18\t \x01(\t\x12\x0e\n\x06values\x18\x1e \x03(\t\x12\"\n\nkey_format\x18\x1f \x01(\x0e\x32\x0e.dcp.v1.Format\x12\x14\n\x07\x64\x65\x66\x61ult\x18  \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x05shown\x18! \x01(\x0e\x32\r.dcp.v1.ShownB\r\n\x0b_min_lengthB\r\n\x0b_max_lengthB\n\n\x08_minimumB\n\n\x08_maximumB\x0c\n\n_max_itemsB\n\n\x08_default\"5\n\x08\x45numRule\x12\x12\n\nupper_case\x18\x01 \x01(\x08\x12\x15\n\revent_headers\x18\x1e \x01(\t\"W\n\rEnumValueRule\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\x05\x12\x12\n\nevent_body\x18\x1e \x01(\t*a\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_PUBLIC\x10\x01\x12\x11\n\rROLE_PROVIDER\x10\x02\x12\x0f\n\x0bROLE_RENTER\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04*V\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCOPE_INFERENCE\x10\x01\x12\x11\n\rSCOPE_BILLING\x10\x02\x12\x0e\n\nSCOPE_READ\x10\x03*[\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17RATE_CLASS_REGISTRATION\x10\x01\x12\x15\n\x11RATE_CLASS_DAEMON\x10\x02*Z\n\x06Repeat\x12\x16\n\x12REPEAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cREPEAT_KEYED\x10\x01\x12\x13\n\x0fREPEAT_HARMLESS\x10\x02\x12\x11\n\rREPEAT_SECRET\x10\x03*\x8e\x02\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46ORMAT_EMAIL\x10\x01\x12\x10\n\x0c\x46ORMAT_PHONE\x10\x02\x12\x0f\n\x0b\x46ORMAT_IBAN\x10\x03\x12\x0e\n\nFORMAT_URI\x10\x1e\x12\x10\n\x0c\x46ORMAT_IMAGE\x10\x1f\x12\x13\n\x0f\x46ORMAT_TIMEZONE\x10 \x12\x16\n\x12\x46ORMAT_TIME_OF_DAY\x10!\x12\x17\n\x13\x46ORMAT_END_OF_HOURS\x10\"\x12\x14\n\x10\x46ORMAT_FILE_NAME\x10#\x12\x18\n\x14\x46ORMAT_VARIABLE_NAME\x10$\x12\x0f\n\x0b\x46ORMAT_DATE\x10%\x12\x0e\n\nFORMAT_SAR\x10&*r\n\x05Shown\x12\x15\n\x11SHOWN_UNSPECIFIED\x10\x00\x12\x0e\n\nSHOWN_LINE\x10\x01\x12\x0f\n\x0bSHOWN_LINES\x10\x02\x12\x17\n\x13SHOWN_REPORTED_LINE\x10\x03\x12\x18\n\x14SHOWN_REPORTED_LINES\x10\x04:G\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x13.dcp.v1.ServiceRule:D\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x12.dcp.v1.MethodRule:G\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x13.dcp.v1.MessageRule:A\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x11.dcp.v1.FieldRule:>\n\x04\x65num\x12\x1c.google.protobuf.EnumOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x10.dcp.v1.EnumRule:I\n\x05value\x12!.google.protobuf.EnumValueOptions\x18\xb6\x87\x03 \x01(\x0b\x32\x15.dcp.v1.EnumValueRuleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x63p/v1/options.proto\x12\x06\x64\x63p.v1\x1a\x13\x64\x63p/v1/errors.proto\x1a google/protobuf/descriptor.proto\"\x1e\n\x04Text\x12\n\n\x02\x65n\x18\x01 \x01(\t\x12\n\n\x02\x61r\x18\x02 \x01(\t\"<\n\x0bServiceRule\x12\x1b\n\x05title\x18\x01 \x01(\x0b\x32\x0c.dcp.v1.Text\x12\x10\n\x08position\x18\x02 \x01(\x05\"\xe1\x03\n\nMethodRule\x12\x1b\n\x05roles\x18\x01 \x03(\x0e\x32\x0c.dcp.v1.Role\x12\x14\n\x0csuccess_code\x18\x02 \x01(\x05\x12\x1d\n\x07summary\x18\x03 \x01(\x0b\x32\x0c.dcp.v1.Text\x12\x17\n\x0f\x65xample_request\x18\x04 \x01(\t\x12\x18\n\x10\x65xample_response\x18\x05 \x01(\t\x12$\n\x07reasons\x18\x06 \x03(\x0e\x32\x13.dcp.v1.ErrorReason\x12\x14\n\x0cstatus_field\x18\x07 \x01(\t\x12!\n\x08raw_body\x18\x08 \x01(\x0b\x32\x0f.dcp.v1.RawBody\x12\x1f\n\x04rate\x18\t \x01(\x0e\x32\x11.dcp.v1.RateClass\x12\x1d\n\x06scopes\x18\x14 \x03(\x0e\x32\r.dcp.v1.Scope\x12\x1e\n\x06repeat\x18\x15 \x01(\x0e\x32\x0e.dcp.v1.Repeat\x12\x10\n\x08may_grow\x18\x16 \x01(\x08\x12\x16\n\x0e\x65vent_id_field\x18( \x01(\t\x12\'\n\x0braw_request\x18\x32 \x01(\x0b\x32\x12.dcp.v1.RawRequest\x12+\n\roperator_role\x18< \x01(\x0e\x32\x14.dcp.v1.OperatorRole\x12\x0f\n\x07\x63ommand\x18\x46 \x01(\t\"5\n\nRawRequest\x12\x12\n\ndata_field\x18\x01 \x01(\t\x12\x13\n\x0bplace_field\x18\x02 \x01(\t\"t\n\x07RawBody\x12\x12\n\ndata_field\x18\x01 \x01(\t\x12\x1a\n\x12\x63ontent_type_field\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x11\n\tfile_name\x18\x04 \x01(\t\x12\x12\n\nhead_field\x18\x1e \x01(\t\"i\n\x0bMessageRule\x12\x1d\n\x15ignore_unknown_fields\x18\x01 \x01(\x08\x12#\n\trelations\x18\x1e \x03(\x0b\x32\x10.dcp.v1.Relation\x12\x16\n\x0emax_characters\x18\x1f \x01(\x05\"Y\n\x08Relation\x12\x12\n\nwhen_field\x18\x01 \x01(\t\x12\x12\n\nwhen_value\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x03(\t\x12\x13\n\x0b\x65xactly_one\x18\x04 \x03(\t\"\xad\x03\n\tFieldRule\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x17\n\nmin_length\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmax_length\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\tmax_items\x18\x06 \x01(\x05H\x04\x88\x01\x01\x12\x1e\n\x06\x66ormat\x18\x07 \x01(\x0e\x32\x0e.dcp.v1.Format\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x0e\n\x06header\x18\t \x01(\t\x12\x0e\n\x06values\x18\x1e \x03(\t\x12\"\n\nkey_format\x18\x1f \x01(\x0e\x32\x0e.dcp.v1.Format\x12\x14\n\x07\x64\x65\x66\x61ult\x18  \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x05shown\x18! \x01(\x0e\x32\r.dcp.v1.Shown\x12\"\n\x06\x63ookie\x18$ \x01(\x0b\x32\x12.dcp.v1.CookieRuleB\r\n\x0b_min_lengthB\r\n\x0b_max_lengthB\n\n\x08_minimumB\n\n\x08_maximumB\x0c\n\n_max_itemsB\n\n\x08_default\"3\n\nCookieRule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fmax_age_seconds\x18\x02 \x01(\x05\"5\n\x08\x45numRule\x12\x12\n\nupper_case\x18\x01 \x01(\x08\x12\x15\n\revent_headers\x18\x1e \x01(\t\"W\n\rEnumValueRule\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\x05\x12\x12\n\nevent_body\x18\x1e \x01(\t*a\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_PUBLIC\x10\x01\x12\x11\n\rROLE_PROVIDER\x10\x02\x12\x0f\n\x0bROLE_RENTER\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04*|\n\x0cOperatorRole\x12\x1d\n\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12\x19\n\x15OPERATOR_ROLE_SUPPORT\x10\x01\x12\x19\n\x15OPERATOR_ROLE_FINANCE\x10\x02\x12\x17\n\x13OPERATOR_ROLE_ADMIN\x10\x03*V\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCOPE_INFERENCE\x10\x01\x12\x11\n\rSCOPE_BILLING\x10\x02\x12\x0e\n\nSCOPE_READ\x10\x03*[\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17RATE_CLASS_REGISTRATION\x10\x01\x12\x15\n\x11RATE_CLASS_DAEMON\x10\x02*Z\n\x06Repeat\x12\x16\n\x12REPEAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cREPEAT_KEYED\x10\x01\x12\x13\n\x0fREPEAT_HARMLESS\x10\x02\x12\x11\n\rREPEAT_SECRET\x10\x03*\x8e\x02\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46ORMAT_EMAIL\x10\x01\x12\x10\n\x0c\x46ORMAT_PHONE\x10\x02\x12\x0f\n\x0b\x46ORMAT_IBAN\x10\x03\x12\x0e\n\nFORMAT_URI\x10\x1e\x12\x10\n\x0c\x46ORMAT_IMAGE\x10\x1f\x12\x13\n\x0f\x46ORMAT_TIMEZONE\x10 \x12\x16\n\x12\x46ORMAT_TIME_OF_DAY\x10!\x12\x17\n\x13\x46ORMAT_END_OF_HOURS\x10\"\x12\x14\n\x10\x46ORMAT_FILE_NAME\x10#\x12\x18\n\x14\x46ORMAT_VARIABLE_NAME\x10$\x12\x0f\n\x0b\x46ORMAT_DATE\x10%\x12\x0e\n\nFORMAT_SAR\x10&*r\n\x05Shown\x12\x15\n\x11SHOWN_UNSPECIFIED\x10\x00\x12\x0e\n\nSHOWN_LINE\x10\x01\x12\x0f\n\x0bSHOWN_LINES\x10\x02\x12\x17\n\x13SHOWN_REPORTED_LINE\x10\x03\x12\x18\n\x14SHOWN_REPORTED_LINES\x10\x04:G\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x13.dcp.v1.ServiceRule:D\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x12.dcp.v1.MethodRule:G\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x13.dcp.v1.MessageRule:A\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x11.dcp.v1.FieldRule:>\n\x04\x65num\x12\x1c.google.protobuf.EnumOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x10.dcp.v1.EnumRule:I\n\x05value\x12!.google.protobuf.EnumValueOptions\x18\xb6\x87\x03 \x01(\x0b\x32\x15.dcp.v1.EnumValueRuleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dcp.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1418
-  _globals['_ROLE']._serialized_end=1515
-  _globals['_SCOPE']._serialized_start=1517
-  _globals['_SCOPE']._serialized_end=1603
-  _globals['_RATECLASS']._serialized_start=1605
-  _globals['_RATECLASS']._serialized_end=1696
-  _globals['_REPEAT']._serialized_start=1698
-  _globals['_REPEAT']._serialized_end=1788
-  _globals['_FORMAT']._serialized_start=1791
-  _globals['_FORMAT']._serialized_end=2061
-  _globals['_SHOWN']._serialized_start=2063
-  _globals['_SHOWN']._serialized_end=2177
+  _globals['_ROLE']._serialized_start=1665
+  _globals['_ROLE']._serialized_end=1762
+  _globals['_OPERATORROLE']._serialized_start=1764
+  _globals['_OPERATORROLE']._serialized_end=1888
+  _globals['_SCOPE']._serialized_start=1890
+  _globals['_SCOPE']._serialized_end=1976
+  _globals['_RATECLASS']._serialized_start=1978
+  _globals['_RATECLASS']._serialized_end=2069
+  _globals['_REPEAT']._serialized_start=2071
+  _globals['_REPEAT']._serialized_end=2161
+  _globals['_FORMAT']._serialized_start=2164
+  _globals['_FORMAT']._serialized_end=2434
+  _globals['_SHOWN']._serialized_start=2436
+  _globals['_SHOWN']._serialized_end=2550
   _globals['_TEXT']._serialized_start=87
   _globals['_TEXT']._serialized_end=117
   _globals['_SERVICERULE']._serialized_start=119
   _globals['_SERVICERULE']._serialized_end=179
   _globals['_METHODRULE']._serialized_start=182
-  _globals['_METHODRULE']._serialized_end=560
-  _globals['_RAWBODY']._serialized_start=562
-  _globals['_RAWBODY']._serialized_end=678
-  _globals['_MESSAGERULE']._serialized_start=680
-  _globals['_MESSAGERULE']._serialized_end=785
-  _globals['_RELATION']._serialized_start=787
-  _globals['_RELATION']._serialized_end=876
-  _globals['_FIELDRULE']._serialized_start=879
-  _globals['_FIELDRULE']._serialized_end=1272
-  _globals['_ENUMRULE']._serialized_start=1274
-  _globals['_ENUMRULE']._serialized_end=1327
-  _globals['_ENUMVALUERULE']._serialized_start=1329
-  _globals['_ENUMVALUERULE']._serialized_end=1416
+  _globals['_METHODRULE']._serialized_end=663
+  _globals['_RAWREQUEST']._serialized_start=665
+  _globals['_RAWREQUEST']._serialized_end=718
+  _globals['_RAWBODY']._serialized_start=720
+  _globals['_RAWBODY']._serialized_end=836
+  _globals['_MESSAGERULE']._serialized_start=838
+  _globals['_MESSAGERULE']._serialized_end=943
+  _globals['_RELATION']._serialized_start=945
+  _globals['_RELATION']._serialized_end=1034
+  _globals['_FIELDRULE']._serialized_start=1037
+  _globals['_FIELDRULE']._serialized_end=1466
+  _globals['_COOKIERULE']._serialized_start=1468
+  _globals['_COOKIERULE']._serialized_end=1519
+  _globals['_ENUMRULE']._serialized_start=1521
+  _globals['_ENUMRULE']._serialized_end=1574
+  _globals['_ENUMVALUERULE']._serialized_start=1576
+  _globals['_ENUMVALUERULE']._serialized_end=1663
 # @@protoc_insertion_point(module_scope)

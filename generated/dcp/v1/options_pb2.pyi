@@ -40,7 +40,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_RENTER: _Role.ValueType  # 3
     """A renter, by its key (`dcp-renter-...`)."""
     ROLE_ADMIN: _Role.ValueType  # 4
-    """An operator, or an internal service, by the admin token."""
+    """An operator, by a key of its own (`dcp-operator-...`), or by the admin token, which may do what an admin may."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who a caller is, by its credential."""
@@ -54,8 +54,36 @@ ROLE_PROVIDER: Role.ValueType  # 2
 ROLE_RENTER: Role.ValueType  # 3
 """A renter, by its key (`dcp-renter-...`)."""
 ROLE_ADMIN: Role.ValueType  # 4
-"""An operator, or an internal service, by the admin token."""
+"""An operator, by a key of its own (`dcp-operator-...`), or by the admin token, which may do what an admin may."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _OperatorRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OperatorRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OperatorRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPERATOR_ROLE_UNSPECIFIED: _OperatorRole.ValueType  # 0
+    """Not specified; never stored. A method of operators without a role is for admins."""
+    OPERATOR_ROLE_SUPPORT: _OperatorRole.ValueType  # 1
+    """Reads everything, and looks up accounts, jobs and disputes."""
+    OPERATOR_ROLE_FINANCE: _OperatorRole.ValueType  # 2
+    """Also moves money: payouts, credits, refunds after disputes, and rates."""
+    OPERATOR_ROLE_ADMIN: _OperatorRole.ValueType  # 3
+    """Everything, and the operators themselves."""
+
+class OperatorRole(_OperatorRole, metaclass=_OperatorRoleEnumTypeWrapper):
+    """What an operator may do. Each role may do what the ones before it may."""
+
+OPERATOR_ROLE_UNSPECIFIED: OperatorRole.ValueType  # 0
+"""Not specified; never stored. A method of operators without a role is for admins."""
+OPERATOR_ROLE_SUPPORT: OperatorRole.ValueType  # 1
+"""Reads everything, and looks up accounts, jobs and disputes."""
+OPERATOR_ROLE_FINANCE: OperatorRole.ValueType  # 2
+"""Also moves money: payouts, credits, refunds after disputes, and rates."""
+OPERATOR_ROLE_ADMIN: OperatorRole.ValueType  # 3
+"""Everything, and the operators themselves."""
+Global___OperatorRole: _TypeAlias = OperatorRole  # noqa: Y015
 
 class _Scope:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -326,6 +354,9 @@ class MethodRule(_message.Message):
     REPEAT_FIELD_NUMBER: _builtins.int
     MAY_GROW_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_FIELD_NUMBER: _builtins.int
+    RAW_REQUEST_FIELD_NUMBER: _builtins.int
+    OPERATOR_ROLE_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
     success_code: _builtins.int
     """The HTTP status of a successful response. 0: 200."""
     example_request: _builtins.str
@@ -347,6 +378,12 @@ class MethodRule(_message.Message):
     event_id_field: _builtins.str
     """For a method that responds with a stream and is no file: the name of the text field of its messages that is
     the id of the event. A reader that sends the last one as `Last-Event-ID` gets the events after it.
+    """
+    operator_role: Global___OperatorRole.ValueType
+    """For a method of operators: the least role of an operator that may call it."""
+    command: _builtins.str
+    """The command of `dcp` that does what the example request does, with variables such as `$JOB_ID` for fields of
+    the path. Empty: there is none.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
@@ -370,6 +407,10 @@ class MethodRule(_message.Message):
         may.
         """
 
+    @_builtins.property
+    def raw_request(self) -> Global___RawRequest:
+        """Set if the request's body is raw bytes, which may be many: the gateway calls the method once for each piece."""
+
     def __init__(
         self,
         *,
@@ -386,14 +427,45 @@ class MethodRule(_message.Message):
         repeat: Global___Repeat.ValueType = ...,
         may_grow: _builtins.bool = ...,
         event_id_field: _builtins.str = ...,
+        raw_request: Global___RawRequest | None = ...,
+        operator_role: Global___OperatorRole.ValueType = ...,
+        command: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "raw_request", b"raw_request", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id_field", b"event_id_field", "example_request", b"example_request", "example_response", b"example_response", "may_grow", b"may_grow", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "event_id_field", b"event_id_field", "example_request", b"example_request", "example_response", b"example_response", "may_grow", b"may_grow", "operator_role", b"operator_role", "rate", b"rate", "raw_body", b"raw_body", "raw_request", b"raw_request", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodRule: _TypeAlias = MethodRule  # noqa: Y015
+
+@_typing.final
+class RawRequest(_message.Message):
+    """Names the fields of a request whose body is sent as raw bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_FIELD_NUMBER: _builtins.int
+    data_field: _builtins.str
+    """The name of the field with the bytes of one piece."""
+    place_field: _builtins.str
+    """The name of the number field that says where the piece begins. The first one begins where the header
+    `Content-Range` says, or at 0.
+    """
+    def __init__(
+        self,
+        *,
+        data_field: _builtins.str = ...,
+        place_field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_field", b"data_field", "place_field", b"place_field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RawRequest: _TypeAlias = RawRequest  # noqa: Y015
 
 @_typing.final
 class RawBody(_message.Message):
@@ -536,6 +608,7 @@ class FieldRule(_message.Message):
     KEY_FORMAT_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELD_NUMBER: _builtins.int
     SHOWN_FIELD_NUMBER: _builtins.int
+    COOKIE_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be present, and a text must not be blank."""
     min_length: _builtins.int
@@ -564,6 +637,12 @@ class FieldRule(_message.Message):
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The allowed texts. Empty: any text."""
 
+    @_builtins.property
+    def cookie(self) -> Global___CookieRule:
+        """The text is a cookie of a browser: in a request it is read from it and from nowhere else, in a response it is
+        stored in it and is no part of the body. The method then accepts requests of our own pages only.
+        """
+
     def __init__(
         self,
         *,
@@ -580,10 +659,11 @@ class FieldRule(_message.Message):
         key_format: Global___Format.ValueType = ...,
         default: _builtins.float | None = ...,
         shown: Global___Shown.ValueType = ...,
+        cookie: Global___CookieRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "cookie", b"cookie", "default", b"default", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "shown", b"shown", "unit", b"unit", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "cookie", b"cookie", "default", b"default", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "shown", b"shown", "unit", b"unit", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015
@@ -613,6 +693,32 @@ class FieldRule(_message.Message):
 Global___FieldRule: _TypeAlias = FieldRule  # noqa: Y015
 
 @_typing.final
+class CookieRule(_message.Message):
+    """A cookie that scripts cannot read, and that browsers send only from our own pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MAX_AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, without the prefix that each cookie of the marketplace has."""
+    max_age_seconds: _builtins.int
+    """For a response: how long the browser keeps it. An empty text removes it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        max_age_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_seconds", b"max_age_seconds", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CookieRule: _TypeAlias = CookieRule  # noqa: Y015
+
+@_typing.final
 class EnumRule(_message.Message):
     """How an enum's values are written in JSON."""
 
@@ -623,7 +729,7 @@ class EnumRule(_message.Message):
     upper_case: _builtins.bool
     """Values are written in UPPER_SNAKE without the prefix of the enum. Otherwise they are written in lower_snake."""
     event_headers: _builtins.str
-    """For an enum of the events that are sent to renters: the message of its file whose fields are the headers of
+    """For an enum of the events that are sent to webhooks: the message of its file whose fields are the headers of
     each event.
     """
     def __init__(
@@ -655,7 +761,7 @@ class EnumValueRule(_message.Message):
     http_status: _builtins.int
     """The HTTP status of a response whose `status_field` holds this value. 0: the status is `success_code`."""
     event_body: _builtins.str
-    """For a kind of event: the message of its file that is the event's body."""
+    """For a kind of event: the message of its package that is the event's body."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names that are accepted in requests."""

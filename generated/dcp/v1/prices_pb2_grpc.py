@@ -30,7 +30,8 @@ class PriceServiceStub:
     job keeps the price that it was submitted at. What has no price here is paid by the minute, by its job type.
 
     Of several prices of a job, the most specific counts: the provider's own before the platform's, by model or GPU
-    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference`.
+    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference` and,
+    of the texts alone, for `embeddings`.
     """
 
     def __init__(self, channel):
@@ -71,7 +72,8 @@ class PriceServiceServicer:
     job keeps the price that it was submitted at. What has no price here is paid by the minute, by its job type.
 
     Of several prices of a job, the most specific counts: the provider's own before the platform's, by model or GPU
-    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference`.
+    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference` and,
+    of the texts alone, for `embeddings`.
     """
 
     def ListPrices(self, request, context):
@@ -159,7 +161,8 @@ class PriceService:
     job keeps the price that it was submitted at. What has no price here is paid by the minute, by its job type.
 
     Of several prices of a job, the most specific counts: the provider's own before the platform's, by model or GPU
-    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference`.
+    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference` and,
+    of the texts alone, for `embeddings`.
     """
 
     @staticmethod

@@ -31,7 +31,8 @@ class PriceServiceStub:
     job keeps the price that it was submitted at. What has no price here is paid by the minute, by its job type.
 
     Of several prices of a job, the most specific counts: the provider's own before the platform's, by model or GPU
-    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference`.
+    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference` and,
+    of the texts alone, for `embeddings`.
     """
 
     @_typing.overload
@@ -67,7 +68,8 @@ class PriceServiceAsyncStub(PriceServiceStub):
     job keeps the price that it was submitted at. What has no price here is paid by the minute, by its job type.
 
     Of several prices of a job, the most specific counts: the provider's own before the platform's, by model or GPU
-    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference`.
+    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference` and,
+    of the texts alone, for `embeddings`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -99,7 +101,8 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
     job keeps the price that it was submitted at. What has no price here is paid by the minute, by its job type.
 
     Of several prices of a job, the most specific counts: the provider's own before the platform's, by model or GPU
-    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference`.
+    model before by job type. Hours of a GPU are for jobs in a container, tokens for `llm-inference` and,
+    of the texts alone, for `embeddings`.
     """
 
     @_abc_1.abstractmethod

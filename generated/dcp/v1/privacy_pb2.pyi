@@ -5,6 +5,8 @@ Privacy: the export and the deletion of what the marketplace stores about a rent
 
 from collections import abc as _abc
 from dcp.v1 import artifacts_pb2 as _artifacts_pb2
+from dcp.v1 import batches_pb2 as _batches_pb2
+from dcp.v1 import inputs_pb2 as _inputs_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import keys_pb2 as _keys_pb2
 from dcp.v1 import statements_pb2 as _statements_pb2
@@ -66,6 +68,8 @@ class ExportOwnDataResponse(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
     DISPUTES_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_FIELD_NUMBER: _builtins.int
     next_page: _builtins.str
     """Pass it as `page` to get the next page. Absent on the last page."""
@@ -101,6 +105,14 @@ class ExportOwnDataResponse(_message.Message):
     def disputes(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.Dispute]:
         """The disputes, newest first."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedUpload]:
+        """What was uploaded for jobs and batches, newest first."""
+
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[_batches_pb2.Batch]:
+        """The batches, newest first."""
+
     def __init__(
         self,
         *,
@@ -112,17 +124,47 @@ class ExportOwnDataResponse(_message.Message):
         attempts: _abc.Iterable[Global___ExportedAttempt] | None = ...,
         ledger: _abc.Iterable[_statements_pb2.LedgerLine] | None = ...,
         disputes: _abc.Iterable[_jobs_pb2.Dispute] | None = ...,
+        inputs: _abc.Iterable[Global___ExportedUpload] | None = ...,
+        batches: _abc.Iterable[_batches_pb2.Batch] | None = ...,
         next_page: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page", b"_next_page", "next_page", b"next_page", "renter", b"renter", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page", b"_next_page", "attempts", b"attempts", "deliveries", b"deliveries", "disputes", b"disputes", "jobs", b"jobs", "keys", b"keys", "ledger", b"ledger", "next_page", b"next_page", "renter", b"renter", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page", b"_next_page", "attempts", b"attempts", "batches", b"batches", "deliveries", b"deliveries", "disputes", b"disputes", "inputs", b"inputs", "jobs", b"jobs", "keys", b"keys", "ledger", b"ledger", "next_page", b"next_page", "renter", b"renter", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_page: _TypeAlias = _typing.Literal["next_page"]  # noqa: Y015
     _WhichOneofArgType__next_page: _TypeAlias = _typing.Literal["_next_page", b"_next_page"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page) -> _WhichOneofReturnType__next_page | None: ...
 
 Global___ExportOwnDataResponse: _TypeAlias = ExportOwnDataResponse  # noqa: Y015
+
+@_typing.final
+class ExportedUpload(_message.Message):
+    """An upload of the renter. Its bytes are not in the export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    purpose: _builtins.str
+    """What it is for: `job` or `batch`."""
+    @_builtins.property
+    def input(self) -> _inputs_pb2.InputRecord:
+        """The upload."""
+
+    def __init__(
+        self,
+        *,
+        input: _inputs_pb2.InputRecord | None = ...,
+        purpose: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "purpose", b"purpose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedUpload: _TypeAlias = ExportedUpload  # noqa: Y015
 
 @_typing.final
 class ExportedRenter(_message.Message):
@@ -232,6 +274,7 @@ class ExportedJob(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     OUTPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
     CHAT_REQUEST_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_REQUEST_FIELD_NUMBER: _builtins.int
     named_provider_id: _builtins.int
     """The id of the provider that the job named. Absent if it named none."""
     limit_seconds: _builtins.float
@@ -248,6 +291,8 @@ class ExportedJob(_message.Message):
     """The output was truncated."""
     chat_request: _builtins.str
     """The conversation of a chat, as JSON. Absent for other jobs."""
+    embeddings_request: _builtins.str
+    """What a job of the type `embeddings` was to embed, as JSON. Absent for other jobs."""
     @_builtins.property
     def job(self) -> _jobs_pb2.Job:
         """The job as GetJob shows it, with its bill."""
@@ -283,19 +328,24 @@ class ExportedJob(_message.Message):
         content_type: _builtins.str = ...,
         output_truncated: _builtins.bool = ...,
         chat_request: _builtins.str | None = ...,
+        embeddings_request: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request", "_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "chat_request", b"chat_request", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "named_provider_id", b"named_provider_id", "params", b"params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request", "_embeddings_request", b"_embeddings_request", "_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "chat_request", b"chat_request", "container_spec", b"container_spec", "embeddings_request", b"embeddings_request", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "named_provider_id", b"named_provider_id", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request", "_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "chat_request", b"chat_request", "container_spec", b"container_spec", "content_type", b"content_type", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "limit_seconds", b"limit_seconds", "named_provider_id", b"named_provider_id", "output_truncated", b"output_truncated", "params", b"params", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request", "_embeddings_request", b"_embeddings_request", "_idempotency_key", b"_idempotency_key", "_named_provider_id", b"_named_provider_id", "cancel_requested_at", b"cancel_requested_at", "chat_request", b"chat_request", "container_spec", b"container_spec", "content_type", b"content_type", "embeddings_request", b"embeddings_request", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job", b"job", "limit_seconds", b"limit_seconds", "named_provider_id", b"named_provider_id", "output_truncated", b"output_truncated", "params", b"params", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chat_request: _TypeAlias = _typing.Literal["chat_request"]  # noqa: Y015
     _WhichOneofArgType__chat_request: _TypeAlias = _typing.Literal["_chat_request", b"_chat_request"]  # noqa: Y015
+    _WhichOneofReturnType__embeddings_request: _TypeAlias = _typing.Literal["embeddings_request"]  # noqa: Y015
+    _WhichOneofArgType__embeddings_request: _TypeAlias = _typing.Literal["_embeddings_request", b"_embeddings_request"]  # noqa: Y015
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
     _WhichOneofReturnType__named_provider_id: _TypeAlias = _typing.Literal["named_provider_id"]  # noqa: Y015
     _WhichOneofArgType__named_provider_id: _TypeAlias = _typing.Literal["_named_provider_id", b"_named_provider_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__chat_request) -> _WhichOneofReturnType__chat_request | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__embeddings_request) -> _WhichOneofReturnType__embeddings_request | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
     @_typing.overload

@@ -243,6 +243,7 @@ class Provider(_message.Message):
     RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
     EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
+    EMBEDDING_MODELS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -317,6 +318,10 @@ class Provider(_message.Message):
     def standing(self) -> _standing_pb2.ProviderStanding:
         """How far it is trusted, why, what that allows, and what lifts it."""
 
+    @_builtins.property
+    def embedding_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `models` that make embeddings."""
+
     def __init__(
         self,
         *,
@@ -345,10 +350,11 @@ class Provider(_message.Message):
         reliability_lower: _builtins.float = ...,
         standing: _standing_pb2.ProviderStanding | None = ...,
         email_verified: _builtins.bool = ...,
+        embedding_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "reliability", b"reliability", "settings", b"settings", "standing", b"standing", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "email_verified", b"email_verified", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "email_verified", b"email_verified", "embedding_models", b"embedding_models", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
     _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015
@@ -723,3 +729,133 @@ class PastAttempt(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__run_seconds) -> _WhichOneofReturnType__run_seconds | None: ...
 
 Global___PastAttempt: _TypeAlias = PastAttempt  # noqa: Y015
+
+@_typing.final
+class GetOwnMissedJobsRequest(_message.Message):
+    """Selects how many offers are listed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """The greatest number of offers."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___GetOwnMissedJobsRequest: _TypeAlias = GetOwnMissedJobsRequest  # noqa: Y015
+
+@_typing.final
+class GetOwnMissedJobsResponse(_message.Message):
+    """What the provider misses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingNeeds]:
+        """What waits now, and the obstacle that keeps it from the provider; what is wanted most comes first."""
+
+    @_builtins.property
+    def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissedOffer]:
+        """The newest offers that ended before the daemon accepted them, newest first."""
+
+    def __init__(
+        self,
+        *,
+        waiting: _abc.Iterable[Global___WaitingNeeds] | None = ...,
+        offers: _abc.Iterable[Global___MissedOffer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offers", b"offers", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOwnMissedJobsResponse: _TypeAlias = GetOwnMissedJobsResponse  # noqa: Y015
+
+@_typing.final
+class WaitingNeeds(_message.Message):
+    """Jobs that wait now, and that the provider does not get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBSTACLE_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    obstacle: _jobs_pb2.Obstacle.ValueType
+    """The obstacle between these jobs and the provider."""
+    job_type: _jobs_pb2.JobType.ValueType
+    """The job type."""
+    needs: _builtins.int
+    """How many different needs the waiting jobs have: jobs that ask for the same count once."""
+    def __init__(
+        self,
+        *,
+        obstacle: _jobs_pb2.Obstacle.ValueType = ...,
+        job_type: _jobs_pb2.JobType.ValueType = ...,
+        needs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type", "needs", b"needs", "obstacle", b"obstacle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingNeeds: _TypeAlias = WaitingNeeds  # noqa: Y015
+
+@_typing.final
+class MissedOffer(_message.Message):
+    """An offer that ended before the provider's daemon accepted it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    OFFERED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id, as the offer named it."""
+    job_type: _jobs_pb2.JobType.ValueType
+    """The job type."""
+    outcome: _jobs_pb2.AttemptOutcome.ValueType
+    """How the offer ended."""
+    message: _builtins.str
+    """What the daemon or the server said about it."""
+    @_builtins.property
+    def offered_at(self) -> _timestamp_pb2.Timestamp:
+        """When the job was offered."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When the offer ended."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        job_type: _jobs_pb2.JobType.ValueType = ...,
+        outcome: _jobs_pb2.AttemptOutcome.ValueType = ...,
+        message: _builtins.str = ...,
+        offered_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "offered_at", b"offered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "job_id", b"job_id", "job_type", b"job_type", "message", b"message", "offered_at", b"offered_at", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissedOffer: _TypeAlias = MissedOffer  # noqa: Y015

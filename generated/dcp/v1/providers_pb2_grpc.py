@@ -65,6 +65,11 @@ class ProviderServiceStub:
                 request_serializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryResponse.FromString,
                 _registered_method=True)
+        self.GetOwnMissedJobs = channel.unary_unary(
+                '/dcp.v1.ProviderService/GetOwnMissedJobs',
+                request_serializer=dcp_dot_v1_dot_providers__pb2.GetOwnMissedJobsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_providers__pb2.GetOwnMissedJobsResponse.FromString,
+                _registered_method=True)
 
 
 class ProviderServiceServicer:
@@ -127,6 +132,17 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOwnMissedJobs(self, request, context):
+        """Returns what the provider misses: the kinds of jobs that wait now without it, each with the obstacle, and the
+        newest offers that its daemon did not take.
+
+        Jobs that name another provider are not counted, and nothing is said about renters or what their jobs contain.
+        At most 100 different needs of waiting jobs are looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProviderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +175,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.ListProviderHistory,
                     request_deserializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryResponse.SerializeToString,
+            ),
+            'GetOwnMissedJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnMissedJobs,
+                    request_deserializer=dcp_dot_v1_dot_providers__pb2.GetOwnMissedJobsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_providers__pb2.GetOwnMissedJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -324,6 +345,33 @@ class ProviderService:
             '/dcp.v1.ProviderService/ListProviderHistory',
             dcp_dot_v1_dot_providers__pb2.ListProviderHistoryRequest.SerializeToString,
             dcp_dot_v1_dot_providers__pb2.ListProviderHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnMissedJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.ProviderService/GetOwnMissedJobs',
+            dcp_dot_v1_dot_providers__pb2.GetOwnMissedJobsRequest.SerializeToString,
+            dcp_dot_v1_dot_providers__pb2.GetOwnMissedJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

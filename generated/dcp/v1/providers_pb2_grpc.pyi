@@ -63,6 +63,13 @@ class ProviderServiceStub:
     `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
     DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
     """
+    GetOwnMissedJobs: _grpc.UnaryUnaryMultiCallable[_providers_pb2.GetOwnMissedJobsRequest, _providers_pb2.GetOwnMissedJobsResponse]
+    """Returns what the provider misses: the kinds of jobs that wait now without it, each with the obstacle, and the
+    newest offers that its daemon did not take.
+
+    Jobs that name another provider are not counted, and nothing is said about renters or what their jobs contain.
+    At most 100 different needs of waiting jobs are looked at.
+    """
 
 @_typing.type_check_only
 class ProviderServiceAsyncStub(ProviderServiceStub):
@@ -98,6 +105,13 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
     `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
     DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
+    """
+    GetOwnMissedJobs: _aio.UnaryUnaryMultiCallable[_providers_pb2.GetOwnMissedJobsRequest, _providers_pb2.GetOwnMissedJobsResponse]  # type: ignore[assignment]
+    """Returns what the provider misses: the kinds of jobs that wait now without it, each with the obstacle, and the
+    newest offers that its daemon did not take.
+
+    Jobs that name another provider are not counted, and nothing is said about renters or what their jobs contain.
+    At most 100 different needs of waiting jobs are looked at.
     """
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -167,6 +181,19 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
         `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
         DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOwnMissedJobs(
+        self,
+        request: _providers_pb2.GetOwnMissedJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_providers_pb2.GetOwnMissedJobsResponse, _abc.Awaitable[_providers_pb2.GetOwnMissedJobsResponse]]:
+        """Returns what the provider misses: the kinds of jobs that wait now without it, each with the obstacle, and the
+        newest offers that its daemon did not take.
+
+        Jobs that name another provider are not counted, and nothing is said about renters or what their jobs contain.
+        At most 100 different needs of waiting jobs are looked at.
         """
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

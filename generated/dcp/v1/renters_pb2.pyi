@@ -207,6 +207,8 @@ class Renter(_message.Message):
     BALANCE_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     HELD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     SPENT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    MUST_PROVE_EMAIL_FIELD_NUMBER: _builtins.int
+    CAN_TOP_UP_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     balance_halala: _builtins.int
@@ -235,6 +237,10 @@ class Renter(_message.Message):
     """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
     spent_micro_halala: _builtins.int
     """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+    must_prove_email: _builtins.bool
+    """Whether jobs and top-ups wait until the e-mail address is proven."""
+    can_top_up: _builtins.bool
+    """Whether the renter may top up its wallet itself, with play money. Elsewhere the operator credits it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -257,10 +263,12 @@ class Renter(_message.Message):
         balance_micro_halala: _builtins.int = ...,
         held_micro_halala: _builtins.int = ...,
         spent_micro_halala: _builtins.int = ...,
+        must_prove_email: _builtins.bool = ...,
+        can_top_up: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "balance_micro_halala", b"balance_micro_halala", "created_at", b"created_at", "email", b"email", "email_verified", b"email_verified", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "spent_micro_halala", b"spent_micro_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "balance_micro_halala", b"balance_micro_halala", "can_top_up", b"can_top_up", "created_at", b"created_at", "email", b"email", "email_verified", b"email_verified", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "id", b"id", "must_prove_email", b"must_prove_email", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "spent_micro_halala", b"spent_micro_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
     _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
@@ -508,6 +516,7 @@ class AvailableProvider(_message.Message):
     RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    EMBEDDING_MODELS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -588,6 +597,10 @@ class AvailableProvider(_message.Message):
         price, and by tokens for each of its models with such a price.
         """
 
+    @_builtins.property
+    def embedding_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `models` that make embeddings."""
+
     def __init__(
         self,
         *,
@@ -615,10 +628,11 @@ class AvailableProvider(_message.Message):
         reliability_lower: _builtins.float = ...,
         standing: _standing_pb2.ProviderStanding | None = ...,
         prices: _abc.Iterable[Global___OfferedPrice] | None = ...,
+        embedding_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "reliability", b"reliability", "standing", b"standing", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "prices", b"prices", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "runs_plain_processes", b"runs_plain_processes", "standing", b"standing", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "embedding_models", b"embedding_models", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "prices", b"prices", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "runs_plain_processes", b"runs_plain_processes", "standing", b"standing", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
     _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015

@@ -156,6 +156,7 @@ class DaemonMessage(_message.Message):
     CAPACITY_UPDATE_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    PREPARATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """The first message on every stream, and only the first."""
@@ -196,6 +197,10 @@ class DaemonMessage(_message.Message):
     def goodbye(self) -> Global___Goodbye:
         """The last message: the daemon ends the session on purpose and holds no lease."""
 
+    @_builtins.property
+    def preparation(self) -> Global___PreparationReport:
+        """How far the daemon is with what a run needs before its start."""
+
     def __init__(
         self,
         *,
@@ -209,12 +214,13 @@ class DaemonMessage(_message.Message):
         capacity_update: Global___CapacityUpdate | None = ...,
         drain: Global___Drain | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        preparation: Global___PreparationReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity_update", b"capacity_update", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "job_finished", b"job_finished", "job_started", b"job_started", "kind", b"kind", "log_chunk", b"log_chunk", "offer_reply", b"offer_reply", "output_chunk", b"output_chunk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity_update", b"capacity_update", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "job_finished", b"job_finished", "job_started", b"job_started", "kind", b"kind", "log_chunk", b"log_chunk", "offer_reply", b"offer_reply", "output_chunk", b"output_chunk", "preparation", b"preparation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_update", b"capacity_update", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "job_finished", b"job_finished", "job_started", b"job_started", "kind", b"kind", "log_chunk", b"log_chunk", "offer_reply", b"offer_reply", "output_chunk", b"output_chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_update", b"capacity_update", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "job_finished", b"job_finished", "job_started", b"job_started", "kind", b"kind", "log_chunk", b"log_chunk", "offer_reply", b"offer_reply", "output_chunk", b"output_chunk", "preparation", b"preparation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "heartbeat", "offer_reply", "job_started", "output_chunk", "log_chunk", "job_finished", "capacity_update", "drain", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "heartbeat", "offer_reply", "job_started", "output_chunk", "log_chunk", "job_finished", "capacity_update", "drain", "goodbye", "preparation"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -389,6 +395,7 @@ class Hello(_message.Message):
     UNACKNOWLEDGED_RESULTS_FIELD_NUMBER: _builtins.int
     UNACKNOWLEDGED_RUN_TIMES_FIELD_NUMBER: _builtins.int
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
+    TAKES_INPUTS_FIELD_NUMBER: _builtins.int
     SELF_TESTS_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
@@ -403,6 +410,8 @@ class Hello(_message.Message):
     """The daemon runs jobs other than inference as plain processes instead of in containers, with no isolation:
     they can read the machine's files and use its network.
     """
+    takes_inputs: _builtins.bool
+    """The daemon gives runs their inputs. Jobs with inputs are not offered to one that does not."""
     @_builtins.property
     def gpu_status(self) -> _gpus_pb2.GpuStatus:
         """The machine and its GPUs."""
@@ -453,12 +462,13 @@ class Hello(_message.Message):
         unacknowledged_results: _abc.Iterable[Global___Lease] | None = ...,
         unacknowledged_run_times: _abc.Iterable[_duration_pb2.Duration] | None = ...,
         runs_plain_processes: _builtins.bool = ...,
+        takes_inputs: _builtins.bool = ...,
         self_tests: _honesty_pb2.SelfTestReport | None = ...,
         images: Global___AllowedImages | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status", "images", b"images", "self_tests", b"self_tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "images", b"images", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results", "unacknowledged_run_times", b"unacknowledged_run_times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "images", b"images", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "takes_inputs", b"takes_inputs", "unacknowledged_results", b"unacknowledged_results", "unacknowledged_run_times", b"unacknowledged_run_times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,6 +547,44 @@ class OfferReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OfferReply: _TypeAlias = OfferReply  # noqa: Y015
+
+@_typing.final
+class PreparationReport(_message.Message):
+    """How far the daemon is with what an accepted run needs before its start. At most one a second for each run; a server
+    keeps the newest in memory. Only where `takes_preparation` of Welcome is true.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    step: _jobs_pb2.PreparationStep.ValueType
+    """What is being fetched."""
+    done_bytes: _builtins.int
+    """How many bytes are there."""
+    total_bytes: _builtins.int
+    """How many there will be. 0: not known."""
+    @_builtins.property
+    def lease(self) -> Global___Lease:
+        """The lease as offered."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___Lease | None = ...,
+        step: _jobs_pb2.PreparationStep.ValueType = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "lease", b"lease", "step", b"step", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreparationReport: _TypeAlias = PreparationReport  # noqa: Y015
 
 @_typing.final
 class JobStarted(_message.Message):
@@ -884,6 +932,7 @@ class Welcome(_message.Message):
     NEWEST_DAEMON_FIELD_NUMBER: _builtins.int
     UPDATE_AVAILABLE_FIELD_NUMBER: _builtins.int
     TAKES_MERGED_MESSAGES_FIELD_NUMBER: _builtins.int
+    TAKES_PREPARATION_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """The number of this session: it grows by 1 with each Hello of this provider. The newest session replaces
     older ones.
@@ -902,6 +951,8 @@ class Welcome(_message.Message):
     """The server takes `started` of OfferReply and `last_output` of JobFinished. An older server would lose what they
     say.
     """
+    takes_preparation: _builtins.bool
+    """The server takes `preparation`. An older server would skip it."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """The interval between heartbeats. The daemon adds a random jitter of 10 %."""
@@ -926,10 +977,11 @@ class Welcome(_message.Message):
         newest_daemon: _builtins.str = ...,
         update_available: _builtins.bool = ...,
         takes_merged_messages: _builtins.bool = ...,
+        takes_preparation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "newest_daemon", b"newest_daemon", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings", "takes_merged_messages", b"takes_merged_messages", "update_available", b"update_available"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "newest_daemon", b"newest_daemon", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings", "takes_merged_messages", b"takes_merged_messages", "takes_preparation", b"takes_preparation", "update_available", b"update_available"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -973,6 +1025,9 @@ class JobOffer(_message.Message):
     LOST_AFTER_FIELD_NUMBER: _builtins.int
     OUTPUT_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     CHAT_REQUEST_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_REQUEST_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """The number of the attempt, counted from 1."""
     job_type: _jobs_pb2.JobType.ValueType
@@ -986,6 +1041,14 @@ class JobOffer(_message.Message):
     OpenAI's chat API, without a model and the most tokens, which `params` has. The output is the model server's
     chunks then: a JSON object a line, of each chunk nothing but `choices`.
     """
+    embeddings_request: _builtins.bytes
+    """What an `embeddings` job is to embed: a JSON object in the form of OpenAI's embeddings API with `input` and
+    perhaps `dimensions`, without a model, which `params` has. The output is a JSON object a line for each input, in
+    their order: its `index`, and its `embedding` as base64 of 32-bit floating-point numbers, the least significant
+    byte first. All have the same number of dimensions.
+    """
+    traceparent: _builtins.str
+    """The trace of the attempt, as W3C's `traceparent`: the daemon's spans are below it. Empty if it is not traced."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease. The daemon repeats it in every message about the job."""
@@ -1012,6 +1075,10 @@ class JobOffer(_message.Message):
         earlier.
         """
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferedInput]:
+        """The files that the run reads at `/input`. The daemon reads each with ReadJobInput."""
+
     def __init__(
         self,
         *,
@@ -1025,14 +1092,51 @@ class JobOffer(_message.Message):
         lost_after: _duration_pb2.Duration | None = ...,
         output_limit_bytes: _builtins.int = ...,
         chat_request: _builtins.bytes = ...,
+        embeddings_request: _builtins.bytes = ...,
+        traceparent: _builtins.str = ...,
+        inputs: _abc.Iterable[Global___OfferedInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container_spec", b"container_spec", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "chat_request", b"chat_request", "container_spec", b"container_spec", "job_type", b"job_type", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "output_limit_bytes", b"output_limit_bytes", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "chat_request", b"chat_request", "container_spec", b"container_spec", "embeddings_request", b"embeddings_request", "inputs", b"inputs", "job_type", b"job_type", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "output_limit_bytes", b"output_limit_bytes", "params", b"params", "run_limit", b"run_limit", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobOffer: _TypeAlias = JobOffer  # noqa: Y015
+
+@_typing.final
+class OfferedInput(_message.Message):
+    """A file that a run reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    UNPACK_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where it lies below `/input`; with `unpack`, the folder that it is unpacked into, empty for `/input` itself."""
+    size_bytes: _builtins.int
+    """Its size, in bytes."""
+    sha256: _builtins.bytes
+    """Its SHA-256."""
+    unpack: _builtins.bool
+    """It is a tar, perhaps compressed with gzip, that is unpacked."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+        unpack: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "unpack", b"unpack"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferedInput: _TypeAlias = OfferedInput  # noqa: Y015
 
 @_typing.final
 class CancelRun(_message.Message):
@@ -1041,6 +1145,9 @@ class CancelRun(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_FIELD_NUMBER: _builtins.int
+    KEEP_FILES_FIELD_NUMBER: _builtins.int
+    keep_files: _builtins.bool
+    """The files in `/output` are to be stored before the daemon answers."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease as offered."""
@@ -1049,10 +1156,11 @@ class CancelRun(_message.Message):
         self,
         *,
         lease: Global___Lease | None = ...,
+        keep_files: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_files", b"keep_files", "lease", b"lease"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -144,19 +144,24 @@ class ListOwnLedgerRequest(_message.Message):
 
     BEFORE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
     before_id: _builtins.int
     """Only lines older than this id. Default: start at the newest."""
     page_size: _builtins.int
     """The number of entries on a page."""
+    to: _builtins.str
+    """Only lines until the end of this day (UTC). Default: until now."""
     def __init__(
         self,
         *,
         before_id: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
+        to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "before_id", b"before_id", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "before_id", b"before_id", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "before_id", b"before_id", "from", b"from", "page_size", b"page_size", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__before_id: _TypeAlias = _typing.Literal["before_id"]  # noqa: Y015
     _WhichOneofArgType__before_id: _TypeAlias = _typing.Literal["_before_id", b"_before_id"]  # noqa: Y015
@@ -298,19 +303,24 @@ class GetOwnLedgerCsvRequest(_message.Message):
 
     BEFORE_ID_FIELD_NUMBER: _builtins.int
     MAX_LINES_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
     before_id: _builtins.int
     """Only lines older than this id. Default: start at the newest."""
     max_lines: _builtins.int
     """The greatest number of lines."""
+    to: _builtins.str
+    """Only lines until the end of this day (UTC). Default: until now."""
     def __init__(
         self,
         *,
         before_id: _builtins.int | None = ...,
         max_lines: _builtins.int | None = ...,
+        to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_max_lines", b"_max_lines", "before_id", b"before_id", "max_lines", b"max_lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_max_lines", b"_max_lines", "before_id", b"before_id", "max_lines", b"max_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_max_lines", b"_max_lines", "before_id", b"before_id", "from", b"from", "max_lines", b"max_lines", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__before_id: _TypeAlias = _typing.Literal["before_id"]  # noqa: Y015
     _WhichOneofArgType__before_id: _TypeAlias = _typing.Literal["_before_id", b"_before_id"]  # noqa: Y015
@@ -740,6 +750,26 @@ class GetOwnEarningsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ByJobTypeMicroEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DAYS_FIELD_NUMBER: _builtins.int
     EARNED_HALALA_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
@@ -753,6 +783,7 @@ class GetOwnEarningsResponse(_message.Message):
     MATURING_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     HELD_MICRO_HALALA_FIELD_NUMBER: _builtins.int
     DEBT_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    BY_JOB_TYPE_MICRO_FIELD_NUMBER: _builtins.int
     earned_halala: _builtins.int
     """The sum of the payouts on these days, in halala."""
     jobs: _builtins.int
@@ -783,6 +814,10 @@ class GetOwnEarningsResponse(_message.Message):
     def by_job_type(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The same sum by job type, in halala."""
 
+    @_builtins.property
+    def by_job_type_micro(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+
     def __init__(
         self,
         *,
@@ -799,10 +834,11 @@ class GetOwnEarningsResponse(_message.Message):
         maturing_micro_halala: _builtins.int = ...,
         held_micro_halala: _builtins.int = ...,
         debt_micro_halala: _builtins.int = ...,
+        by_job_type_micro: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "claimable_halala", b"claimable_halala", "claimable_micro_halala", b"claimable_micro_halala", "days", b"days", "debt_halala", b"debt_halala", "debt_micro_halala", b"debt_micro_halala", "earned_halala", b"earned_halala", "earned_micro_halala", b"earned_micro_halala", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "jobs", b"jobs", "maturing_halala", b"maturing_halala", "maturing_micro_halala", b"maturing_micro_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "by_job_type_micro", b"by_job_type_micro", "claimable_halala", b"claimable_halala", "claimable_micro_halala", b"claimable_micro_halala", "days", b"days", "debt_halala", b"debt_halala", "debt_micro_halala", b"debt_micro_halala", "earned_halala", b"earned_halala", "earned_micro_halala", b"earned_micro_halala", "held_halala", b"held_halala", "held_micro_halala", b"held_micro_halala", "jobs", b"jobs", "maturing_halala", b"maturing_halala", "maturing_micro_halala", b"maturing_micro_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,11 +870,32 @@ class DayEarnings(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ByJobTypeMicroEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DATE_FIELD_NUMBER: _builtins.int
     EARNED_HALALA_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     BY_JOB_TYPE_FIELD_NUMBER: _builtins.int
     EARNED_MICRO_HALALA_FIELD_NUMBER: _builtins.int
+    BY_JOB_TYPE_MICRO_FIELD_NUMBER: _builtins.int
     date: _builtins.str
     """The UTC day, in the form `2026-01-31`."""
     earned_halala: _builtins.int
@@ -851,6 +908,10 @@ class DayEarnings(_message.Message):
     def by_job_type(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The same sum by job type, in halala."""
 
+    @_builtins.property
+    def by_job_type_micro(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Exactly, in millionths of a halala; the field without ``_micro`` is cut to whole halala."""
+
     def __init__(
         self,
         *,
@@ -859,10 +920,11 @@ class DayEarnings(_message.Message):
         jobs: _builtins.int = ...,
         by_job_type: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         earned_micro_halala: _builtins.int = ...,
+        by_job_type_micro: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "date", b"date", "earned_halala", b"earned_halala", "earned_micro_halala", b"earned_micro_halala", "jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "by_job_type_micro", b"by_job_type_micro", "date", b"date", "earned_halala", b"earned_halala", "earned_micro_halala", b"earned_micro_halala", "jobs", b"jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -251,6 +251,7 @@ class OwnRate(_message.Message):
     PLATFORM_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
     LEAST_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
     MOST_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     job_type: _jobs_pb2.JobType.ValueType
     """The job type."""
     halala_per_minute: _builtins.int
@@ -263,6 +264,10 @@ class OwnRate(_message.Message):
     """The lowest own rate that can be set now, in halala per minute."""
     most_halala_per_minute: _builtins.int
     """The highest own rate that can be set now, in halala per minute."""
+    @_builtins.property
+    def others(self) -> Global___OthersRates:
+        """What the other connected providers charge for this job type. Absent if there are none."""
+
     def __init__(
         self,
         *,
@@ -272,14 +277,57 @@ class OwnRate(_message.Message):
         platform_halala_per_minute: _builtins.int = ...,
         least_halala_per_minute: _builtins.int = ...,
         most_halala_per_minute: _builtins.int = ...,
+        others: Global___OthersRates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["others", b"others"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["halala_per_minute", b"halala_per_minute", "job_type", b"job_type", "least_halala_per_minute", b"least_halala_per_minute", "most_halala_per_minute", b"most_halala_per_minute", "own", b"own", "platform_halala_per_minute", b"platform_halala_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["halala_per_minute", b"halala_per_minute", "job_type", b"job_type", "least_halala_per_minute", b"least_halala_per_minute", "most_halala_per_minute", b"most_halala_per_minute", "others", b"others", "own", b"own", "platform_halala_per_minute", b"platform_halala_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OwnRate: _TypeAlias = OwnRate  # noqa: Y015
+
+@_typing.final
+class OthersRates(_message.Message):
+    """What the connected providers but the caller charge for a job type: at most 10,000 of them are looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    LOWEST_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    LOWER_QUARTILE_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    MEDIAN_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    UPPER_QUARTILE_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    HIGHEST_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    providers: _builtins.int
+    """The number of these providers."""
+    lowest_halala_per_minute: _builtins.int
+    """The lowest of their rates, in halala per minute."""
+    lower_quartile_halala_per_minute: _builtins.int
+    """The rate that a quarter of them do not exceed, in halala per minute."""
+    median_halala_per_minute: _builtins.int
+    """The rate that half of them do not exceed, in halala per minute."""
+    upper_quartile_halala_per_minute: _builtins.int
+    """The rate that three quarters of them do not exceed, in halala per minute."""
+    highest_halala_per_minute: _builtins.int
+    """The highest of their rates, in halala per minute."""
+    def __init__(
+        self,
+        *,
+        providers: _builtins.int = ...,
+        lowest_halala_per_minute: _builtins.int = ...,
+        lower_quartile_halala_per_minute: _builtins.int = ...,
+        median_halala_per_minute: _builtins.int = ...,
+        upper_quartile_halala_per_minute: _builtins.int = ...,
+        highest_halala_per_minute: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest_halala_per_minute", b"highest_halala_per_minute", "lower_quartile_halala_per_minute", b"lower_quartile_halala_per_minute", "lowest_halala_per_minute", b"lowest_halala_per_minute", "median_halala_per_minute", b"median_halala_per_minute", "providers", b"providers", "upper_quartile_halala_per_minute", b"upper_quartile_halala_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OthersRates: _TypeAlias = OthersRates  # noqa: Y015
 
 @_typing.final
 class SetOwnSettingsRequest(_message.Message):

@@ -19,6 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _WebhookEvent:
@@ -40,7 +45,7 @@ class _WebhookEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookE
     again.
     """
     WEBHOOK_EVENT_TEST: _WebhookEvent.ValueType  # 5
-    """The renter requested a test event."""
+    """The webhook's owner requested a test event."""
     WEBHOOK_EVENT_DISPUTE_OPENED: _WebhookEvent.ValueType  # 6
     """A dispute was opened."""
     WEBHOOK_EVENT_DISPUTE_DECIDED: _WebhookEvent.ValueType  # 7
@@ -53,6 +58,22 @@ class _WebhookEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookE
     """A job was refused because of a budget of its key. It is sent once for each day or month and for each change
     of the key's limits.
     """
+    WEBHOOK_EVENT_INCIDENT_BEGAN: _WebhookEvent.ValueType  # 10
+    """An incident of the marketplace began. Only the operators' webhook gets it."""
+    WEBHOOK_EVENT_INCIDENT_LASTS: _WebhookEvent.ValueType  # 11
+    """An incident lasts: it is sent a day after the last event about it. Only the operators' webhook gets it."""
+    WEBHOOK_EVENT_INCIDENT_ENDED: _WebhookEvent.ValueType  # 12
+    """An incident ended. Only the operators' webhook gets it."""
+    WEBHOOK_EVENT_BATCH_COMPLETED: _WebhookEvent.ValueType  # 13
+    """A batch is done: each of its lines is in its output file or in its error file. The lines have no events of
+    their own.
+    """
+    WEBHOOK_EVENT_BATCH_FAILED: _WebhookEvent.ValueType  # 14
+    """The file of a batch cannot be used; nothing was run."""
+    WEBHOOK_EVENT_BATCH_EXPIRED: _WebhookEvent.ValueType  # 15
+    """The window of a batch ended before all of its lines were done."""
+    WEBHOOK_EVENT_BATCH_CANCELLED: _WebhookEvent.ValueType  # 16
+    """A batch was cancelled, and its last line has ended."""
 
 class WebhookEvent(_WebhookEvent, metaclass=_WebhookEventEnumTypeWrapper):
     """The kind of event."""
@@ -70,7 +91,7 @@ WEBHOOK_EVENT_BALANCE_LOW: WebhookEvent.ValueType  # 4
 again.
 """
 WEBHOOK_EVENT_TEST: WebhookEvent.ValueType  # 5
-"""The renter requested a test event."""
+"""The webhook's owner requested a test event."""
 WEBHOOK_EVENT_DISPUTE_OPENED: WebhookEvent.ValueType  # 6
 """A dispute was opened."""
 WEBHOOK_EVENT_DISPUTE_DECIDED: WebhookEvent.ValueType  # 7
@@ -83,6 +104,22 @@ WEBHOOK_EVENT_BUDGET_REACHED: WebhookEvent.ValueType  # 9
 """A job was refused because of a budget of its key. It is sent once for each day or month and for each change
 of the key's limits.
 """
+WEBHOOK_EVENT_INCIDENT_BEGAN: WebhookEvent.ValueType  # 10
+"""An incident of the marketplace began. Only the operators' webhook gets it."""
+WEBHOOK_EVENT_INCIDENT_LASTS: WebhookEvent.ValueType  # 11
+"""An incident lasts: it is sent a day after the last event about it. Only the operators' webhook gets it."""
+WEBHOOK_EVENT_INCIDENT_ENDED: WebhookEvent.ValueType  # 12
+"""An incident ended. Only the operators' webhook gets it."""
+WEBHOOK_EVENT_BATCH_COMPLETED: WebhookEvent.ValueType  # 13
+"""A batch is done: each of its lines is in its output file or in its error file. The lines have no events of
+their own.
+"""
+WEBHOOK_EVENT_BATCH_FAILED: WebhookEvent.ValueType  # 14
+"""The file of a batch cannot be used; nothing was run."""
+WEBHOOK_EVENT_BATCH_EXPIRED: WebhookEvent.ValueType  # 15
+"""The window of a batch ended before all of its lines were done."""
+WEBHOOK_EVENT_BATCH_CANCELLED: WebhookEvent.ValueType  # 16
+"""A batch was cancelled, and its last line has ended."""
 Global___WebhookEvent: _TypeAlias = WebhookEvent  # noqa: Y015
 
 class _DeliveryStatus:
@@ -525,7 +562,8 @@ Global___ListWebhookDeliveriesResponse: _TypeAlias = ListWebhookDeliveriesRespon
 @_typing.final
 class WebhookHeaders(_message.Message):
     """The headers of an event. `webhook-id`, `webhook-timestamp` and `webhook-signature` are those of Standard
-    Webhooks, whose libraries check them. The headers that begin with `DCP-` are older and stay as they are.
+    Webhooks, whose libraries check them. They replace `DCP-Event-Id`, `DCP-Timestamp`, `DCP-Signature` and
+    `DCP-Previous-Signature`, which a later release no longer sends; `Deprecation` says so.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -539,6 +577,7 @@ class WebhookHeaders(_message.Message):
     DCP_TIMESTAMP_FIELD_NUMBER: _builtins.int
     DCP_SIGNATURE_FIELD_NUMBER: _builtins.int
     DCP_PREVIOUS_SIGNATURE_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     webhook_id: _builtins.str
     """The event's id: the same in every attempt."""
     webhook_timestamp: _builtins.int
@@ -554,19 +593,59 @@ class WebhookHeaders(_message.Message):
     """
     dcp_event: Global___WebhookEvent.ValueType
     """The kind of event."""
-    dcp_event_id: _builtins.str
-    """The same as `webhook-id`."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_event_id(self) -> _builtins.str:
+        """The same as `webhook-id`."""
+
+    @dcp_event_id.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_event_id(self, value: _builtins.str) -> None:
+        """The same as `webhook-id`."""
+
     dcp_attempt: _builtins.int
     """The number of this attempt, counted from 1."""
-    dcp_timestamp: _builtins.int
-    """The same as `webhook-timestamp`."""
-    dcp_signature: _builtins.str
-    """`v1=` and an HMAC-SHA256 in hexadecimal over `DCP-Timestamp`, a dot and the raw body. Its key is the whole text
-    of the newest secret.
-    """
-    dcp_previous_signature: _builtins.str
-    """The same for each previous secret in its grace period, newest first, with spaces between them. Absent if there
-    is none.
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_timestamp(self) -> _builtins.int:
+        """The same as `webhook-timestamp`."""
+
+    @dcp_timestamp.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_timestamp(self, value: _builtins.int) -> None:
+        """The same as `webhook-timestamp`."""
+
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_signature(self) -> _builtins.str:
+        """`v1=` and an HMAC-SHA256 in hexadecimal over `DCP-Timestamp`, a dot and the raw body. Its key is the whole text
+        of the newest secret.
+        """
+
+    @dcp_signature.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_signature(self, value: _builtins.str) -> None:
+        """`v1=` and an HMAC-SHA256 in hexadecimal over `DCP-Timestamp`, a dot and the raw body. Its key is the whole text
+        of the newest secret.
+        """
+
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_previous_signature(self) -> _builtins.str:
+        """The same for each previous secret in its grace period, newest first, with spaces between them. Absent if there
+        is none.
+        """
+
+    @dcp_previous_signature.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def dcp_previous_signature(self, value: _builtins.str) -> None:
+        """The same for each previous secret in its grace period, newest first, with spaces between them. Absent if there
+        is none.
+        """
+
+    deprecation: _builtins.str
+    """Since when the headers that Standard Webhooks replaces are deprecated: `@` and seconds since 1970, as RFC 9745
+    has it.
     """
     def __init__(
         self,
@@ -580,16 +659,93 @@ class WebhookHeaders(_message.Message):
         dcp_timestamp: _builtins.int = ...,
         dcp_signature: _builtins.str = ...,
         dcp_previous_signature: _builtins.str | None = ...,
+        deprecation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature", "dcp_previous_signature", b"dcp_previous_signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature", "dcp_attempt", b"dcp_attempt", "dcp_event", b"dcp_event", "dcp_event_id", b"dcp_event_id", "dcp_previous_signature", b"dcp_previous_signature", "dcp_signature", b"dcp_signature", "dcp_timestamp", b"dcp_timestamp", "webhook_id", b"webhook_id", "webhook_signature", b"webhook_signature", "webhook_timestamp", b"webhook_timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature", "dcp_attempt", b"dcp_attempt", "dcp_event", b"dcp_event", "dcp_event_id", b"dcp_event_id", "dcp_previous_signature", b"dcp_previous_signature", "dcp_signature", b"dcp_signature", "dcp_timestamp", b"dcp_timestamp", "deprecation", b"deprecation", "webhook_id", b"webhook_id", "webhook_signature", b"webhook_signature", "webhook_timestamp", b"webhook_timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dcp_previous_signature: _TypeAlias = _typing.Literal["dcp_previous_signature"]  # noqa: Y015
     _WhichOneofArgType__dcp_previous_signature: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dcp_previous_signature) -> _WhichOneofReturnType__dcp_previous_signature | None: ...
 
 Global___WebhookHeaders: _TypeAlias = WebhookHeaders  # noqa: Y015
+
+@_typing.final
+class BatchEvent(_message.Message):
+    """The body of an event about a batch's end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> Global___EndedBatch:
+        """The batch."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: Global___EndedBatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchEvent: _TypeAlias = BatchEvent  # noqa: Y015
+
+@_typing.final
+class EndedBatch(_message.Message):
+    """A batch that has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CHARGED_HALALA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The batch's id, as the clients of other APIs read it from an event."""
+    total: _builtins.int
+    """How many lines it had."""
+    completed: _builtins.int
+    """How many of them are in its output file."""
+    failed: _builtins.int
+    """How many of them are in its error file."""
+    charged_halala: _builtins.int
+    """What its jobs cost together, in halala, rounded down."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        total: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        charged_halala: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged_halala", b"charged_halala", "completed", b"completed", "failed", b"failed", "id", b"id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedBatch: _TypeAlias = EndedBatch  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):

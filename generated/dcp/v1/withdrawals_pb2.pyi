@@ -84,6 +84,60 @@ class RequestWithdrawalResponse(_message.Message):
 Global___RequestWithdrawalResponse: _TypeAlias = RequestWithdrawalResponse  # noqa: Y015
 
 @_typing.final
+class CancelWithdrawalRequest(_message.Message):
+    """Identifies the withdrawal request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHDRAWAL_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    withdrawal_id: _builtins.int
+    """The request's id."""
+    idempotency_key: _builtins.str
+    """Makes it safe to repeat the request: the same key with the same body returns the first response again."""
+    def __init__(
+        self,
+        *,
+        withdrawal_id: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "withdrawal_id", b"withdrawal_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelWithdrawalRequest: _TypeAlias = CancelWithdrawalRequest  # noqa: Y015
+
+@_typing.final
+class CancelWithdrawalResponse(_message.Message):
+    """The request as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    WITHDRAWAL_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """Always true: a failed request is answered in the error format instead."""
+    @_builtins.property
+    def withdrawal(self) -> _admin_pb2.Withdrawal:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        withdrawal: _admin_pb2.Withdrawal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["withdrawal", b"withdrawal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["success", b"success", "withdrawal", b"withdrawal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelWithdrawalResponse: _TypeAlias = CancelWithdrawalResponse  # noqa: Y015
+
+@_typing.final
 class ListOwnWithdrawalsRequest(_message.Message):
     """Selects a page: the newest entries, or those older than a known entry."""
 

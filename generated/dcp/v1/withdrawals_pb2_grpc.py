@@ -40,6 +40,11 @@ class WithdrawalServiceStub:
                 request_serializer=dcp_dot_v1_dot_withdrawals__pb2.RequestWithdrawalRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_withdrawals__pb2.RequestWithdrawalResponse.FromString,
                 _registered_method=True)
+        self.CancelWithdrawal = channel.unary_unary(
+                '/dcp.v1.WithdrawalService/CancelWithdrawal',
+                request_serializer=dcp_dot_v1_dot_withdrawals__pb2.CancelWithdrawalRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_withdrawals__pb2.CancelWithdrawalResponse.FromString,
+                _registered_method=True)
         self.ListOwnWithdrawals = channel.unary_unary(
                 '/dcp.v1.WithdrawalService/ListOwnWithdrawals',
                 request_serializer=dcp_dot_v1_dot_withdrawals__pb2.ListOwnWithdrawalsRequest.SerializeToString,
@@ -74,6 +79,14 @@ class WithdrawalServiceServicer:
     def RequestWithdrawal(self, request, context):
         """Requests the payment of earnings to a bank account. The amount is reserved at once, and returns if an
         operator rejects the request. A provider can have one open request at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelWithdrawal(self, request, context):
+        """Cancels an own request that no operator has processed yet; the money can be withdrawn again. The request is
+        then `rejected`, with the reason `cancelled by the provider`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +135,11 @@ def add_WithdrawalServiceServicer_to_server(servicer, server):
                     servicer.RequestWithdrawal,
                     request_deserializer=dcp_dot_v1_dot_withdrawals__pb2.RequestWithdrawalRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_withdrawals__pb2.RequestWithdrawalResponse.SerializeToString,
+            ),
+            'CancelWithdrawal': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelWithdrawal,
+                    request_deserializer=dcp_dot_v1_dot_withdrawals__pb2.CancelWithdrawalRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_withdrawals__pb2.CancelWithdrawalResponse.SerializeToString,
             ),
             'ListOwnWithdrawals': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOwnWithdrawals,
@@ -177,6 +195,33 @@ class WithdrawalService:
             '/dcp.v1.WithdrawalService/RequestWithdrawal',
             dcp_dot_v1_dot_withdrawals__pb2.RequestWithdrawalRequest.SerializeToString,
             dcp_dot_v1_dot_withdrawals__pb2.RequestWithdrawalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelWithdrawal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.WithdrawalService/CancelWithdrawal',
+            dcp_dot_v1_dot_withdrawals__pb2.CancelWithdrawalRequest.SerializeToString,
+            dcp_dot_v1_dot_withdrawals__pb2.CancelWithdrawalResponse.FromString,
             options,
             channel_credentials,
             insecure,

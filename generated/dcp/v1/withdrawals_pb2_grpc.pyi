@@ -37,6 +37,10 @@ class WithdrawalServiceStub:
     """Requests the payment of earnings to a bank account. The amount is reserved at once, and returns if an
     operator rejects the request. A provider can have one open request at a time.
     """
+    CancelWithdrawal: _grpc.UnaryUnaryMultiCallable[_withdrawals_pb2.CancelWithdrawalRequest, _withdrawals_pb2.CancelWithdrawalResponse]
+    """Cancels an own request that no operator has processed yet; the money can be withdrawn again. The request is
+    then `rejected`, with the reason `cancelled by the provider`.
+    """
     ListOwnWithdrawals: _grpc.UnaryUnaryMultiCallable[_withdrawals_pb2.ListOwnWithdrawalsRequest, _withdrawals_pb2.ListOwnWithdrawalsResponse]
     """Lists the provider's own withdrawal requests, newest first."""
     GetWithdrawal: _grpc.UnaryUnaryMultiCallable[_withdrawals_pb2.GetWithdrawalRequest, _withdrawals_pb2.GetWithdrawalResponse]
@@ -58,6 +62,10 @@ class WithdrawalServiceAsyncStub(WithdrawalServiceStub):
     RequestWithdrawal: _aio.UnaryUnaryMultiCallable[_withdrawals_pb2.RequestWithdrawalRequest, _withdrawals_pb2.RequestWithdrawalResponse]  # type: ignore[assignment]
     """Requests the payment of earnings to a bank account. The amount is reserved at once, and returns if an
     operator rejects the request. A provider can have one open request at a time.
+    """
+    CancelWithdrawal: _aio.UnaryUnaryMultiCallable[_withdrawals_pb2.CancelWithdrawalRequest, _withdrawals_pb2.CancelWithdrawalResponse]  # type: ignore[assignment]
+    """Cancels an own request that no operator has processed yet; the money can be withdrawn again. The request is
+    then `rejected`, with the reason `cancelled by the provider`.
     """
     ListOwnWithdrawals: _aio.UnaryUnaryMultiCallable[_withdrawals_pb2.ListOwnWithdrawalsRequest, _withdrawals_pb2.ListOwnWithdrawalsResponse]  # type: ignore[assignment]
     """Lists the provider's own withdrawal requests, newest first."""
@@ -83,6 +91,16 @@ class WithdrawalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_withdrawals_pb2.RequestWithdrawalResponse, _abc.Awaitable[_withdrawals_pb2.RequestWithdrawalResponse]]:
         """Requests the payment of earnings to a bank account. The amount is reserved at once, and returns if an
         operator rejects the request. A provider can have one open request at a time.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelWithdrawal(
+        self,
+        request: _withdrawals_pb2.CancelWithdrawalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_withdrawals_pb2.CancelWithdrawalResponse, _abc.Awaitable[_withdrawals_pb2.CancelWithdrawalResponse]]:
+        """Cancels an own request that no operator has processed yet; the money can be withdrawn again. The request is
+        then `rejected`, with the reason `cancelled by the provider`.
         """
 
     @_abc_1.abstractmethod

@@ -9,11 +9,12 @@ from server.domain.errors import DomainError, Reason
 from server.domain.providers import AccountDecision, AccountState, ProviderStatus, next_state
 from server.services.endings import take_back_offers
 from server.services.fleet import Fleet
+from server.services.keys import PROVIDER, RENTER, Credentials
 from server.services.operators.audit import Operator
 from server.services.providers import Providers, existing
 from server.services.renters import existing as existing_renter
 from server.services.streams import Streams
-from server.store import providers, renters, standing
+from server.store import log_ins, providers, renters, standing
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,19 @@ class Accounts:
     """Decisions about accounts; each is recorded in the audit log."""
 
     def __init__(
-        self, database: Database, fleet: Fleet, providers: Providers, streams: Streams, clock: Clock
+        self,
+        database: Database,
+        fleet: Fleet,
+        providers: Providers,
+        streams: Streams,
+        known: Credentials,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._providers = providers
         self._streams = streams
+        self._known = known
         self._clock = clock
 
     async def decide_provider(
@@ -37,11 +45,13 @@ class Accounts:
         """Applies a decision to a provider, and returns its status after that.
 
         A suspended provider loses the offers that it has not accepted. The jobs that it has accepted
-        continue; its session ends after them. Raises PROVIDER_NOT_FOUND, WRONG_STATE.
+        continue; its session ends after them, and its log-ins at once.
+
+        Raises PROVIDER_NOT_FOUND, WRONG_STATE.
         """
         now_ms = ms(self._clock)
 
-        def decide() -> AccountState:
+        def decide() -> tuple[AccountState, list[bytes]]:
             before = existing(provider_id).state
             after = next_state(before, decision)
             if after is None or not providers.set_state(provider_id, before, after):
@@ -50,35 +60,51 @@ class Accounts:
                 take_back_offers(provider_id, now_ms)
             standing.make_due([provider_id])
             _note(operator, f"provider.{decision}", provider_id, before, after, reason, now_ms)
-            return after
+            return after, _ended_log_ins(PROVIDER, provider_id, after, now_ms)
 
-        state = await self._database.run(decide)
+        state, ended = await self._database.run(decide)
+        for sha256 in ended:
+            self._known.forget(sha256)
         self._fleet.set_state(provider_id, state)
+        self._fleet.announce(provider_id)
         if state is AccountState.SUSPENDED:
             self._streams.recheck(provider_id, state)
         log.info("provider %s provider_id=%d", state, provider_id)
         return await self._providers.status(provider_id)
+
+    async def read_states(self) -> None:
+        """Applies decisions about connected providers that another server stored, or a new session missed."""
+        if self._fleet.all():
+            for changed in self._fleet.set_states(await self._database.read(providers.inactive_connected)):
+                self._streams.recheck(changed.provider_id, changed.state)
 
     async def decide_renter(
         self, operator: Operator, renter_id: int, decision: AccountDecision, reason: str = ""
     ) -> AccountState:
         """Applies a decision to a renter, and returns its new state. Its jobs continue in any case.
 
-        Raises RENTER_NOT_FOUND, WRONG_STATE.
+        A suspended one is logged out everywhere. Raises RENTER_NOT_FOUND, WRONG_STATE.
         """
         now_ms = ms(self._clock)
 
-        def decide() -> AccountState:
+        def decide() -> tuple[AccountState, list[bytes]]:
             before = existing_renter(renter_id).state
             after = next_state(before, decision)
             if after is None or not renters.set_state(renter_id, before, after):
                 raise _wrong_state("renter", renter_id, existing_renter(renter_id).state, decision)
             _note(operator, f"renter.{decision}", renter_id, before, after, reason, now_ms)
-            return after
+            return after, _ended_log_ins(RENTER, renter_id, after, now_ms)
 
-        state = await self._database.run(decide)
+        state, ended = await self._database.run(decide)
+        for sha256 in ended:
+            self._known.forget(sha256)
         log.info("renter %s renter_id=%d", state, renter_id)
         return state
+
+
+def _ended_log_ins(role: str, account_id: int, state: AccountState, now_ms: int) -> list[bytes]:
+    """Logs out an account that is suspended now; returns the digests of the log-ins that ended."""
+    return log_ins.end_all(role, account_id, now_ms) if state is AccountState.SUSPENDED else []
 
 
 def _note(

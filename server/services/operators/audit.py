@@ -45,9 +45,14 @@ class Audit:
         self._database = database
 
     async def entries(
-        self, kind: str | None, object_id: str | None, before_id: int | None, limit: int
+        self,
+        kind: str | None,
+        object_id: str | None,
+        actor: str | None,
+        before_id: int | None,
+        limit: int,
     ) -> Page[Entry]:
-        """One page, newest first; optionally of one kind of object, or of one object."""
+        """One page, newest first; optionally of one kind of object, of one object, or of one name."""
         return await self._database.read(
-            lambda: read_page(audit.entries, kind, object_id, before_id, limit=limit)
+            lambda: read_page(audit.entries, kind, object_id, actor, before_id, limit=limit)
         )

@@ -7,6 +7,7 @@ own. A lease that merely ended is on record: a late message about it is ordinary
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import astuple, dataclass
 
 from server.clock import Clock, ms
@@ -41,6 +42,8 @@ class Discards:
         self._clock = clock
         self._noted: dict[Unknown, _Noted] = {}
         self._dropped = 0
+        self.counts: Counter[DiscardKind] = Counter()
+        """What was reported since the start, by kind."""
 
     def note_lease(self, provider_id: int, ref: LeaseRef) -> None:
         """A daemon reported a lease that its session does not hold: a record, unless it is stored."""
@@ -59,6 +62,7 @@ class Discards:
             self._note(about, _Noted(None, "no account has this key"))
 
     def _note(self, about: Unknown, noted: _Noted) -> None:
+        self.counts[about.kind] += 1
         if about not in self._noted and len(self._noted) >= MAX_PENDING:
             self._dropped += 1
             return

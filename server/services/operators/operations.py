@@ -9,12 +9,10 @@ from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import FINAL, Job, JobState, JobType
-from server.domain.leases import LeaseRef
-from server.domain.messages import CancelRun
 from server.domain.pricing import per_minute
 from server.domain.providers import ProviderStatus, is_live, status
 from server.services import endings
-from server.services.dispatch import Dispatch
+from server.services.dispatch import Dispatch, hasten
 from server.services.fleet import Fleet
 from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
@@ -135,7 +133,7 @@ class Operations:
         Raises JOB_NOT_FOUND, JOB_ALREADY_FINAL, and WRONG_STATE if it is queued or its cancel was requested.
         """
         now_ms = ms(self._clock)
-        taken_from: list[tuple[int, LeaseRef]] = []
+        taken_from: list[tuple[int, int]] = []
 
         def take_back() -> Job:
             before = jobs.lock(job_id)
@@ -147,14 +145,14 @@ class Operations:
             assert after is not None
             facts: dict[str, object] = {"status": before.state.value, "provider_id": lease.provider_id}
             operator.note("job.requeue", job_id, facts, _facts_after(after, reason), now_ms)
-            taken_from[:] = [(lease.provider_id, LeaseRef(job_id, lease.lease_epoch, b""))]
+            taken_from[:] = [(lease.provider_id, lease.lease_epoch)]
             return after
 
         job = await self._database.run(once(take_back, now_ms))
-        for provider_id, ref in taken_from:
+        for provider_id, lease_epoch in taken_from:
             log.info("requeued job_id=%s provider_id=%d", job_id, provider_id)
-            self._dispatch.cancel(provider_id, CancelRun(ref))
-            await self._dispatch.lease_ended(provider_id)
+            self._dispatch.cancel(provider_id, job_id, lease_epoch)
+            await hasten(self._dispatch.lease_ended(provider_id))
         return job
 
     async def rates(self) -> dict[JobType, int]:

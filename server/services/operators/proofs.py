@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 
@@ -26,6 +27,8 @@ class Proofs:
         self._database = database
         self._clock = clock
         self._checkpoint_transfers = checkpoint_transfers
+        self._recent: tuple[float, Proof] | None = None
+        self._lock = asyncio.Lock()
 
     async def prove(self) -> Proof:
         """Proves every account within one snapshot."""
@@ -34,6 +37,19 @@ class Proofs:
     async def prove_changes(self) -> Proof:
         """Proves what changed since the newest checkpoint within one snapshot."""
         return await self._database.read(proof.prove_changes)
+
+    async def recent(self, max_age_seconds: float) -> Proof:
+        """The newest proof of the changes, or another one if it is older: the watchers of money share it."""
+        async with self._lock:
+            now = self._clock.now()
+            if self._recent is None or now - self._recent[0] >= max_age_seconds:
+                self._recent = now, await self.prove_changes()
+            return self._recent[1]
+
+    @property
+    def newest(self) -> Proof | None:
+        """The newest proof that the watchers of money made; None before the first."""
+        return self._recent[1] if self._recent is not None else None
 
     async def tick(self) -> None:
         """Makes the checkpoints that are due, but only of a ledger that proves clean."""

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from server.domain import ledger as rules
+from server.domain.batches import Batch
 from server.domain.disputes import Dispute
 from server.domain.errors import no_page
+from server.domain.inputs import Input
 from server.domain.jobs import Job
 from server.domain.statements import Line
 from server.services.keys import RENTER
 from server.services.renters import existing
-from server.store import disputes, jobs, keys, ledger, statements, webhooks
+from server.store import batches, disputes, inputs, jobs, keys, ledger, statements, webhooks
 from server.store.database import Database
 from server.store.keys import KeyRow
 from server.store.privacy import export
@@ -44,6 +46,8 @@ class ExportPage:
     attempts: list[WrittenAttempt] = field(default_factory=list)
     ledger: list[Line] = field(default_factory=list)
     disputes: list[Dispute] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
     next_page: str | None = None
 
 
@@ -148,6 +152,8 @@ _SECTIONS: dict[str, Section] = {
     "attempts": _attempts,
     "ledger": _numbered(statements.lines),
     "disputes": _numbered(disputes.of_renter),
+    "inputs": _numbered(inputs.every),
+    "batches": _numbered(batches.of_renter),
 }
 
 

@@ -47,13 +47,17 @@ def write(
     ).execute()
 
 
-def entries(kind: str | None, object_id: str | None, before_id: int | None, limit: int) -> list[Entry]:
-    """One page of entries, newest first; optionally of one kind of object, or of one object."""
+def entries(
+    kind: str | None, object_id: str | None, actor: str | None, before_id: int | None, limit: int
+) -> list[Entry]:
+    """One page of entries, newest first; optionally of one kind of object, of one object, or of one name."""
     query = AuditEntry.select()
     if kind is not None:
         query = query.where(AuditEntry.object == kind)
     if object_id is not None:
         query = query.where(AuditEntry.object_id == object_id)
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
     if before_id is not None:
         query = query.where(AuditEntry.id < before_id)
     return [

@@ -32,6 +32,15 @@ def jobs_by_state() -> dict[JobState, int]:
     return {state: counts[state] for state in JobState}
 
 
+def open_jobs() -> list[tuple[str, str, int, int]]:
+    """State and type of the jobs that have not ended, how many there are, and when the oldest was created."""
+    query = Job.select(Job.state, Job.job_type, _COUNT, pw.fn.MIN(Job.created_ms)).where(OPEN_JOBS)
+    return [
+        (str(state), str(kind), int(number), int(oldest_ms))
+        for state, kind, number, oldest_ms in tuples(query.group_by(Job.state, Job.job_type))
+    ]
+
+
 def first_uncounted() -> int:
     """The first day, since 1970, that has not been counted."""
     last = JobTally.select(pw.fn.MAX(JobTally.day)).scalar()

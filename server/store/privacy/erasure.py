@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from server.domain.batches import BatchState
 from server.domain.mailboxes import barred
 from server.domain.providers import AccountState
-from server.store import artifacts, states
+from server.store import artifacts, inputs, states
 from server.store.models import (
     ApiKey,
+    Batch,
+    BatchLine,
     BudgetUse,
     Chunk,
     Dispute,
     EmailCode,
     Job,
+    JobInput,
     Lease,
     Letter,
+    LogInCode,
     Renter,
     Repeat,
     Webhook,
@@ -34,6 +39,10 @@ from server.store.renters import RenterRow
 # Rows that are deleted with the account, by the column with the id of the renter.
 ERASED: dict[str, Callable[[int], Any]] = {
     "api_key.owner_id": lambda renter_id: _keys(renter_id, ApiKey.delete()),
+    # The rows go at once with those of batches that ended long ago, a part at a time.
+    "batch.renter_id": lambda renter_id: Batch.update(
+        metadata="{}", faults="[]", ended_ms=0, state=states.stored(BatchState.CANCELLED)
+    ).where(Batch.renter_id == renter_id),
     "webhook.renter_id": lambda renter_id: Webhook.delete().where(Webhook.renter_id == renter_id),
     "webhook_delivery.renter_id": lambda renter_id: WebhookDelivery.delete().where(
         WebhookDelivery.renter_id == renter_id
@@ -44,12 +53,19 @@ ERASED: dict[str, Callable[[int], Any]] = {
     "letter.owner_id": lambda renter_id: Letter.delete().where(
         Letter.role == "renter", Letter.owner_id == renter_id
     ),
+    "log_in_code.owner_id": lambda renter_id: LogInCode.delete().where(
+        LogInCode.role == "renter", LogInCode.owner_id == renter_id
+    ),
     "repeat.owner": lambda renter_id: Repeat.delete().where(Repeat.owner == f"renter {renter_id}"),
 }
 # Rows that are erased with the renter's jobs, by the column with the job id.
 ERASED_WITH_JOBS: dict[str, Callable[[Any], Any]] = {
+    "batch_line.job_id": lambda jobs: BatchLine.update(request=None, cache_key="", error_message=None).where(
+        BatchLine.job_id.in_(jobs)
+    ),
     "chunk.job_id": lambda jobs: Chunk.delete().where(Chunk.job_id.in_(jobs)),
     "dispute.job_id": lambda jobs: Dispute.update(reason="").where(Dispute.job_id.in_(jobs)),
+    "job_input.job_id": lambda jobs: JobInput.delete().where(JobInput.job_id.in_(jobs)),
     "lease.job_id": lambda jobs: Lease.update(detail="", image_digest="").where(Lease.job_id.in_(jobs)),
 }
 _MONEY = "a record of money, which contains no personal text"
@@ -73,6 +89,8 @@ KEPT_WITH_REASON: dict[str, str] = {
     "hold.job_id": _MONEY,
     "hold.renter_id": _MONEY,
     "job.job_id": "the bill stays; erase_jobs empties every text of the job",
+    "input.renter_id": "inputs.erase empties the row, and the row goes when its bytes are deleted",
+    "input_piece.owner_id": "goes when its bytes are deleted",
     "job.named_provider_id": _PROVIDER,
     "job.provider_id": _PROVIDER,
     "token_remainder.renter_id": _MONEY,
@@ -115,6 +133,7 @@ def erase_account(renter: RenterRow) -> list[bytes]:
     BudgetUse.delete().where(BudgetUse.key_id.in_(own_keys)).execute()
     for erase in ERASED.values():
         erase(renter_id).execute()
+    inputs.erase(renter_id)
     Renter.update(
         name=DELETED_NAME,
         email="",

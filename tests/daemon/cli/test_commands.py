@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,17 @@ async def test_status_without_a_daemon_shows_what_the_server_knows(tmp_path: Pat
         code, out, _ = await run("status", "--json", state=tmp_path, **environ)
     view = json.loads(out)
     assert (code, view["daemon"], view["server"]["claimable_halala"]) == (1, None, 141)
+
+
+async def test_daemon_is_healthy_while_it_has_a_session(tmp_path: Path) -> None:
+    code, out, _ = await run("health", state=tmp_path)
+    assert (code, out.startswith("unhealthy: no daemon runs on ")) == (1, True)
+    (tmp_path / "dcp").mkdir(mode=0o700, exist_ok=True)
+    for state, expected in (("connecting", 1), ("open", 0)):
+        answers: control.Answers = {"status": partial(dict, session={"state": state})}
+        async with control.serve(tmp_path / "dcp", answers):
+            code, out, _ = await run("health", state=tmp_path)
+        assert (code, "the session with the server is connecting" in out) == (expected, bool(expected))
 
 
 async def test_status_without_daemon_and_server_shows_no_traceback(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from dcp.settings import SETTINGS
 
 from daemon.config.config import BUNDLED_MODEL, VARIABLES, ConfigError, from_env, is_loopback
+from daemon.runners.input_files import InputRoom
 
 
 def test_defaults_without_variables() -> None:
@@ -59,6 +60,13 @@ def test_container_limits_are_read() -> None:
     assert containers.kept_seconds == 2 * 86400
     assert containers.minimums == {"runc": "1.3.3", "toolkit": "0"}
     assert from_env({}).containers.minimums == {"runc": "1.1.12", "toolkit": "1.17.8"}
+    inputs = from_env({"DCP_INPUT_KEEP_MB": "64", "DCP_INPUT_FREE_MB": "32", "DCP_INPUT_UNPACKED_MB": "128"})
+    assert (inputs.input_room.kept_bytes, inputs.input_room.free_bytes) == (64 * mib, 32 * mib)
+    assert inputs.containers.unpacked_input_bytes == 128 * mib
+    assert from_env({}).input_room == InputRoom(kept_bytes=32768 * mib, free_bytes=2048 * mib)
+    for name in ("DCP_INPUT_KEEP_MB", "DCP_INPUT_FREE_MB", "DCP_INPUT_UNPACKED_MB"):
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number from 16"):
+            from_env({name: "15"})
     unpacked = from_env({"DCP_CONTAINER_UNPACKED_MB": "16"}).containers.unpacked_bytes
     assert unpacked == 16 * mib
 
@@ -66,6 +74,12 @@ def test_container_limits_are_read() -> None:
 def test_models_are_read_with_their_files() -> None:
     models = from_env({"DCP_MODELS": "a/b=/m/b.gguf, c=d=e.gguf"}).models
     assert [(model.name, model.path.name) for model in models] == [("a/b", "b.gguf"), ("c", "d=e.gguf")]
+
+
+def test_models_that_make_embeddings_are_those_that_are_named() -> None:
+    settings = {"DCP_MODELS": "a/b=/m/b.gguf, c=/m/c.gguf", "DCP_EMBEDDING_MODELS": "c"}
+    models = from_env(settings).models
+    assert [(model.name, model.embeds) for model in models] == [("a/b", False), ("c", True)]
 
 
 def test_settings_of_model_servers_in_containers_are_read() -> None:
@@ -129,7 +143,15 @@ def test_settings_of_model_servers_in_containers_are_read() -> None:
         ({"DCP_TLS_CA": certifi.where(), "DCP_INSECURE": "true"}, "contradict"),
         ({"DCP_MODELS": "nonsense"}, "public/name=path"),
         ({"DCP_MODELS": "a=b,a=c"}, "twice"),
+        (
+            {"DCP_MODELS": "a/b=/m/b.gguf", "DCP_EMBEDDING_MODELS": "a/bb"},
+            "DCP_EMBEDDING_MODELS: 'a/bb' is not a model of DCP_MODELS; did you mean a/b?",
+        ),
         ({"DCP_LOG_LEVEL": "loud"}, "debug, info"),
+        ({"DCP_LOG_FORMAT": "xml"}, "DCP_LOG_FORMAT must be one of text, json"),
+        ({"DCP_METRICS_LISTEN": "9464"}, "DCP_METRICS_LISTEN: '9464' is not HOST:PORT"),
+        ({"DCP_TRACES": "127.0.0.1:4318"}, "DCP_TRACES: is not http://HOST:PORT"),
+        ({"DCP_TRACES_SAMPLED": "2"}, "DCP_TRACES_SAMPLED: '2' is not a number from 0 to 1"),
     ],
 )
 def test_bad_setting_is_refused_with_its_name(environ: dict[str, str], message: str) -> None:

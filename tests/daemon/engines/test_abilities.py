@@ -7,8 +7,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.cli import doctor
 from daemon.cli.status import troubles
 from daemon.config.config import from_env
 from daemon.engines.attached import AttachedEngine
@@ -16,10 +16,11 @@ from daemon.engines.build import attachment
 from daemon.runners import Ability
 from daemon.work.selftest import SelfTests
 from daemon.work.verdicts import Verdicts
-from tests.daemon.engines.attaching import attached
+from tests.daemon.engines.attaching import IMAGE, attached
 from tests.support.manual_clock import ManualClock
 from tests.support.openai_server import Ollama, Raw, Script, openai_server
 
+CHATS, EMBEDDINGS = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_EMBEDDINGS
 CHAT, EMBED, BASE, DRAW = ("llama3.2:latest", "nomic-embed-text:latest", "base:latest", "draw:latest")
 
 
@@ -47,16 +48,20 @@ async def test_each_model_is_found_to_be_what_it_is() -> None:
     async with attached(server, image_models=frozenset({DRAW})) as engine:
         tests = self_tests(engine, ManualClock())
         offered, others = await settled(tests, engine)
-        assert offered == [CHAT, DRAW]
+        assert offered == [CHAT, EMBED, DRAW]
         assert others == {
-            EMBED: "embedding",
             BASE: "completion",
             "broken:latest": "The provider's model does not answer chat requests.",
         }
         reported = {name: test.passed for test in tests.report().tests for name in test.models}
-        assert reported == {CHAT: True, DRAW: True, "broken:latest": False}, "what is not sold has not failed"
+        passed = {CHAT: True, EMBED: True, DRAW: True}
+        assert reported == {**passed, "broken:latest": False}, "what is not sold has not failed"
+        assert {model.name: list(model.job_types) for model in tests.passed_models(engine)} == {
+            CHAT: [],
+            EMBED: [EMBEDDINGS],
+            DRAW: [IMAGE],
+        }
         lines = [text for _, text in troubles({"not_offered": tests.not_passed()})]
-    assert f"{EMBED}: It makes embeddings, which the market does not sell." in lines
     assert any(line.startswith(f"{BASE}: It only completes texts") for line in lines)
 
 
@@ -93,39 +98,40 @@ async def test_image_model_that_draws_nothing_fails_as_an_image_model(image: obj
     assert others[DRAW].startswith("As an image model, it drew no picture.")
 
 
-async def test_what_ollama_says_of_a_model_needs_no_test() -> None:
+async def test_model_that_ollama_calls_one_for_embeddings_is_asked_for_one_at_once() -> None:
     ollama = Ollama(capabilities={EMBED: ["embedding"]})
-    server = script(CHAT, EMBED, ollama=ollama)
+    server = script(CHAT, EMBED, embeds=[EMBED], ollama=ollama)
     async with attached(server) as engine:
-        assert await settled(self_tests(engine, ManualClock()), engine) == ([CHAT], {EMBED: "embedding"})
-    assert ollama.loads == [CHAT]
-    assert [request["model"] for request in server.requests] == [CHAT]
+        assert [list(model.job_types) for model in engine.models()] == [[], [EMBEDDINGS]]
+        assert await settled(self_tests(engine, ManualClock()), engine) == ([CHAT, EMBED], {})
+    assert [request["model"] for request in server.requests] == [CHAT, EMBED]
 
 
-async def test_only_embedding_models_leave_nothing_to_offer_and_nothing_that_failed() -> None:
-    async with attached(script(EMBED, ollama=Ollama(capabilities={EMBED: ["embedding"]}))) as engine:
+async def test_model_that_makes_no_embeddings_any_more_is_found_to_chat() -> None:
+    server = script(EMBED, embeds=[EMBED], without_chat=[EMBED])
+    async with attached(server) as engine:
+        clock = ManualClock()
+        tests = self_tests(engine, clock)
+        assert await settled(tests, engine) == ([EMBED], {})
+        server.embeds, server.without_chat = [], []
+        for _ in range(2):
+            clock.advance(2 * 3600)
+            offered, _ = await settled(tests, engine)
+        assert offered == [EMBED]
+        assert not tests.passed_models(engine)[0].job_types
+
+
+async def test_server_with_nothing_but_embeddings_serves_no_chats() -> None:
+    ollama = Ollama(capabilities={EMBED: ["embedding"]})
+    async with attached(script(EMBED, embeds=[EMBED], ollama=ollama)) as engine:
         tests = self_tests(engine, ManualClock())
-        assert await settled(tests, engine) == ([], {EMBED: "embedding"})
-        assert tests.passed == []
-        assert list(tests.report().tests) == []
-
-
-async def test_doctor_says_what_the_market_does_not_sell(tmp_path: Path) -> None:
-    async def findings() -> list[str]:
-        settings = {"DCP_ATTACHED_URL": url, "DCP_STATE_DIR": str(tmp_path), "DCP_SERVER": "127.0.0.1:1"}
-        found = doctor.findings(from_env(settings))
-        return [str(finding) async for finding in found if "attached" in finding.text]
-
-    server = script(CHAT, EMBED, ollama=Ollama(capabilities={EMBED: ["embedding"]}))
-    with openai_server(server) as url:
-        found = await findings()
-        server.models = [{"id": EMBED}]
-        alone = await findings()
-    assert found[0].endswith(f": {CHAT}")
-    assert found[1].startswith("warn")
-    assert f"not offered: '{EMBED}' (It makes embeddings" in found[1]
-    assert alone[0].startswith("fail")
-    assert "no model that the market sells" in alone[0]
+        assert await settled(tests, engine) == ([EMBED], {})
+        (test,) = tests.report().tests
+        assert list(test.job_types) == [EMBEDDINGS]
+        chat = sessions_pb2.JobOffer(job_type=CHATS, params=jobs_pb2.JobParams(model=EMBED))
+        assert not engine.takes(chat)
+        chat.job_type = EMBEDDINGS
+        assert engine.takes(chat)
 
 
 async def test_test_drives_nothing_out_that_the_owner_uses() -> None:
@@ -205,30 +211,30 @@ async def test_models_of_a_server_that_does_not_say_what_is_loaded_are_warm() ->
 
 async def test_test_drives_nothing_out_that_lm_studio_holds() -> None:
     states = {"owners": "loaded", "first": "not-loaded", "second": "not-loaded", "embed": "not-loaded"}
-    server = script(*states, lm_studio=lm_studio(**states))
+    server = script(*states, embeds=["embed"], lm_studio=lm_studio(**states))
     async with attached(server) as engine:
         tests = self_tests(engine, ManualClock())
         offered, others = await settled(tests, engine)
         assert offered == ["owners"]
-        assert others["embed"] == "embedding"
+        assert "LM Studio holds owners" in others["embed"]
         assert "LM Studio holds owners" in others["first"]
         assert {asked["model"] for asked in server.requests} == {"owners"}
         server.lm_studio = lm_studio(**states | {"owners": "not-loaded"})
         await engine.refresh()
         offered, others = await settled(tests, engine)
-        assert (offered, list(others)) == (["owners", "first", "second"], ["embed"])
+        assert (offered, others) == ([*states], {})
 
 
 async def test_server_in_the_place_of_an_lm_studio_is_asked_anew() -> None:
     server = script("first", "embed", lm_studio=lm_studio(first="not-loaded", embed="not-loaded"))
     async with attached(server) as engine:
-        assert engine.not_sold.keys() == {"embed"}
+        assert [list(model.job_types) for model in engine.models()] == [[], [EMBEDDINGS]]
         server.status = 503
         await engine.refresh()
         await engine.refresh()
         server.status, server.lm_studio = 200, None
         await engine.refresh()
-        assert engine.not_sold == {}
+        assert not any(model.job_types for model in engine.models())
         assert all(model.warm for model in engine.models())
 
 
@@ -245,15 +251,17 @@ async def test_restart_tests_nothing_that_passed_within_the_last_day(tmp_path: P
             await engine.refresh()
             tests = self_tests(engine, clock, Verdicts(tmp_path, lambda: day[0]))
             offered, _ = await settled(tests, engine)
+            kinds = {model.name: list(model.job_types) for model in tests.passed_models(engine)}
+            assert kinds.get(EMBED, [EMBEDDINGS]) == [EMBEDDINGS]
             await tests.close()
             await engine.close()
             return offered, sorted({request["model"] for request in server.requests})
 
-        assert await restarted(0) == ([CHAT], sorted([CHAT, EMBED, BASE]))
+        assert await restarted(0) == ([CHAT, EMBED], sorted([CHAT, EMBED, BASE]))
         # What failed is tested again, what passed or is not sold is not.
-        assert await restarted(60) == ([CHAT], [BASE])
-        assert await restarted(86_300) == ([CHAT], [BASE])
-        assert await restarted(86_400) == ([CHAT], sorted([CHAT, EMBED, BASE]))
+        assert await restarted(60) == ([CHAT, EMBED], [BASE])
+        assert await restarted(86_300) == ([CHAT, EMBED], [BASE])
+        assert await restarted(86_400) == ([CHAT, EMBED], sorted([CHAT, EMBED, BASE]))
         server.models = [{"id": CHAT}, {"id": "new"}]
         assert await restarted(60) == ([CHAT, "new"], ["new"])
         assert file.stat().st_mode & 0o777 == 0o600

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from daemon.protocol import events as ev
 from daemon.protocol.effects import (
     Effect,
+    EndAttempt,
     EndReason,
     EndSession,
     Opened,
@@ -340,6 +341,27 @@ def test_cancel_stops_a_run_and_reports_its_time() -> None:
     assert finished.outcome == sessions_pb2.RUN_OUTCOME_CANCELLED
     assert finished.run_time == seconds(4.5)
     assert bench.hear(cancel_run=sessions_pb2.CancelRun(lease=lease())) == []
+
+
+def test_cancel_that_keeps_files_waits_for_them_and_is_still_a_cancel() -> None:
+    bench = Bench().open().running()
+    bench.now += 4.5
+    keep = sessions_pb2.CancelRun(lease=lease(), keep_files=True)
+    assert bench.hear(cancel_run=keep) == [EndAttempt(lease())]
+    assert bench.hear(cancel_run=keep) == [], "it was asked already"
+    bench.happen(ev.AttemptWorked(lease()))
+    bench.now += 60  # its files are sent meanwhile
+    result = failed(jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, "exit code 143")
+    (finished,) = sent(bench.happen(ev.AttemptFinished(lease(), result)), "job_finished")
+    assert finished.outcome == sessions_pb2.RUN_OUTCOME_CANCELLED
+    assert finished.run_time == seconds(4.5)
+
+
+def test_a_second_cancel_that_keeps_nothing_ends_the_run_at_once() -> None:
+    bench = Bench().open().running()
+    bench.hear(cancel_run=sessions_pb2.CancelRun(lease=lease(), keep_files=True))
+    effects = bench.hear(cancel_run=sessions_pb2.CancelRun(lease=lease()))
+    assert kinds(effects) == ["StopAttempt", "job_finished"]
 
 
 def test_cancel_before_the_start_costs_no_time() -> None:

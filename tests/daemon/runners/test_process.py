@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from dcp.v1 import jobs_pb2
 
 from daemon.runners import Log, RunnerError
 from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.input_files import Given, unpack
 from daemon.runners.process import ProcessRunner
 from tests.architecture.tools import ROOT
-from tests.daemon.runners.bench import Outcome, follow, offer, shell
+from tests.daemon.runners.bench import Outcome, follow, offer, shell, until
 
 
 @pytest.fixture
@@ -49,6 +52,81 @@ async def test_job_can_read_its_input_files(runner: ProcessRunner) -> None:
     assert (await follow(runner.run(offered), Outcome())).output == b"given"
     with pytest.raises(RunnerError, match="input_files"):
         await runner.prepare(shell("true", input_files={"../a": "x"}))
+
+
+async def test_inputs_are_unpacked_beside_the_jobs_own_texts(runner: ProcessRunner, tmp_path: Path) -> None:
+    packed = tmp_path / "theirs.tar"
+    with tarfile.open(packed, "w") as tar:
+        tar.add(__file__, "data/code.py")
+    offered = shell("cd $DCP_INPUT_DIR; find . -type f | sort", input_files={"text": "own"})
+    runner.take_inputs(offered.lease, [Given(packed, "", unpack=True)])
+    await runner.prepare(offered)
+    await runner.sweep()
+    outcome = await follow(runner.run(offered), Outcome())
+    assert outcome.output == b"./data/code.py\n./text\n"
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_refused_inputs_leave_nothing(runner: ProcessRunner, tmp_path: Path) -> None:
+    packed = tmp_path / "theirs.tar"
+    packed.write_bytes(b"no tar")
+    offered = shell("true")
+    runner.take_inputs(offered.lease, [Given(packed, "", unpack=True)])
+    with pytest.raises(RunnerError, match="cannot be unpacked"):
+        await runner.prepare(offered)
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_no_text_of_a_job_is_written_through_a_link_of_its_inputs(
+    runner: ProcessRunner, tmp_path: Path
+) -> None:
+    packed = tmp_path / "theirs.tar"
+    with tarfile.open(packed, "w") as tar:
+        link = tarfile.TarInfo("text")
+        link.type, link.linkname = tarfile.SYMTYPE, "elsewhere"
+        tar.addfile(link)
+    offered = shell("true", input_files={"text": "own"})
+    runner.take_inputs(offered.lease, [Given(packed, "", unpack=True)])
+    with pytest.raises(RunnerError, match="another file has this place"):
+        await runner.prepare(offered)
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_a_job_that_is_cancelled_while_its_inputs_are_unpacked_leaves_nothing(
+    runner: ProcessRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def held_up(packed: Path, folder: Path) -> None:
+        begun.set()
+        gate.wait(60)
+        unpack(packed, folder)
+
+    monkeypatch.setattr("daemon.runners.process.unpack", held_up)
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    offered = shell("true")
+    runner.take_inputs(offered.lease, [Given(file, "a", unpack=False)])
+    preparing = asyncio.create_task(runner.prepare(offered))
+    assert await asyncio.to_thread(begun.wait, 60)
+    preparing.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await preparing
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_a_run_that_is_asked_to_end_hands_over_what_it_has_written(runner: ProcessRunner) -> None:
+    script = "trap 'echo saved > $DCP_OUTPUT_DIR/a; exit 0' TERM; echo begun; while true; do sleep 0.1; done"
+    offered = shell(script)
+    await runner.prepare(offered)
+    outcome = Outcome()
+    running = asyncio.create_task(follow(runner.run(offered), outcome))
+    await until(lambda: outcome.output == b"begun\n")
+    await runner.end(offered.lease)
+    await running
+    assert outcome.files == {"a": b"saved\n"}
 
 
 ARABIC = "\u0645\u0631\u062d\u0628\u0627"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.config import Config, from_env
+from daemon.config.config import Config, ModelFile, from_env
 from daemon.machine.policy import Rules
 from daemon.runners import Runner
 from daemon.service.reload import Reloader
@@ -111,3 +111,19 @@ def test_settings_that_leave_nothing_to_serve_change_nothing(tmp_path: Path) -> 
     reloader.reload(daemon, lambda: config(tmp_path, DCP_MODELS=""))
     assert daemon.engines == []
     assert reloader.engines == attaching.engines
+
+
+def test_model_that_shall_make_embeddings_gets_another_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[bool] = []
+
+    def make(model: ModelFile) -> Runner:
+        made.append(model.embeds)
+        return ScriptedEngine()
+
+    daemon, before = Serving(), config(tmp_path)
+    reloader = Reloader(before, make, (), Attaching())
+    reloader.reload(daemon, lambda: config(tmp_path, DCP_EMBEDDING_MODELS="a/model"))
+    assert made == [False, True]
+    assert "needs a restart" not in caplog.text

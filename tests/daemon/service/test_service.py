@@ -154,7 +154,7 @@ def record(level: int, message: str) -> logging.LogRecord:
     [(logging.DEBUG, "<7>"), (logging.INFO, "<6>"), (logging.WARNING, "<4>"), (logging.ERROR, "<3>")],
 )
 def test_every_line_in_the_journal_has_its_severity(level: int, prefix: str) -> None:
-    formatter = logs.JournalFormatter("%(name)s %(message)s")
+    formatter = logs.JournalFormatter(logging.Formatter("%(name)s %(message)s"))
     assert formatter.format(record(level, "one\ntwo")) == f"{prefix}daemon.app one\n{prefix}two"
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from parts import KEY, MODEL, QUESTION, V1, run
 from pydantic import BaseModel
 
@@ -52,8 +52,15 @@ def responses():
     return connect(use_responses_api=True).invoke(QUESTION).text
 
 
+def embeddings():
+    embedder = OpenAIEmbeddings(model=MODEL, base_url=V1, api_key=KEY, check_embedding_ctx_length=False)
+    assert embedder.embed_query("a cat") == embedder.embed_documents(["a dog", "a cat"])[1]
+    return embedder.embed_documents(["a cat"] * 1500)
+
+
 run(
     {
+        "embeddings": embeddings,
         "invoke": invoke,
         "stream": stream,
         "tools": tools,

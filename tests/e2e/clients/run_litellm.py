@@ -37,8 +37,13 @@ def responses():
     return "".join(part.text for item in output if item.type == "message" for part in item.content)
 
 
+def embeddings():
+    return litellm.embedding(**OPENAI, input=["a cat", "a kitten"]).data
+
+
 run(
     {
+        "embeddings": embeddings,
         "openai": partial(whole, OPENAI),
         "openai_stream": partial(stream, OPENAI),
         "openai_tools": partial(tools, OPENAI),

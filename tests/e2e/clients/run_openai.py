@@ -97,8 +97,19 @@ def completions_stream():
     return "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
 
 
+def embeddings():
+    found = client.embeddings.create(model=MODEL, input=["a cat", "a kitten"])
+    numbers = client.embeddings.create(
+        model=MODEL, input=[[1, 2], [3]], encoding_format="float", dimensions=8
+    )
+    assert [len(each.embedding) for each in numbers.data] == [8, 8]
+    assert found.usage.total_tokens > 0
+    return [each.embedding for each in found.data]
+
+
 run(
     {
+        "embeddings": embeddings,
         "models": models,
         "chat": chat,
         "stream": stream,

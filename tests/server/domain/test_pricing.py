@@ -46,6 +46,7 @@ def test_default_rates_are_those_of_the_contract() -> None:
         "rendering": 200,
         "benchmark": 100,
         "custom_container": 100,
+        "embeddings": 100,
     }
     assert set(pricing.RATE_HALALA_PER_MINUTE) == set(JobType)
 

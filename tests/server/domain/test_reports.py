@@ -16,7 +16,7 @@ from server.domain.tokens import MESSAGE_TOKENS, TEMPLATE_TOKENS
 PROMPT = "Say hello, منى."
 PROMPT_BYTES = len(PROMPT.encode())
 IMPOSSIBLE = FailureReason.IMPOSSIBLE_REPORT
-RAN = Facts(1000, written_bytes=20)
+RAN = Facts(1000, written=20)
 CONTAINER_REASONS = (
     FailureReason.CONTAINER_EXIT,
     FailureReason.OUT_OF_MEMORY,
@@ -48,6 +48,7 @@ def job(kind: JobType = JobType.LLM_INFERENCE, **changes: Any) -> Job:
         hold_micros=100,
         price=per_minute(100),
         output_truncated=False,
+        keeps_files=False,
         content_type="",
         spec={"params": params},
         request_digest="",

@@ -123,7 +123,9 @@ async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) 
     """An RPC whose options were forgotten is closed to everybody."""
     metadata = (await credentials(market))[credential]
     keys = market.server.services.keys
-    admission = Authentication(keys, RateLimits(OFF, market.clock), Addresses(), lambda key, address: None)
+    admission = Authentication(
+        keys, RateLimits(OFF, market.clock), Addresses(), lambda key, address: None, lambda *call: None
+    )
     with pytest.raises(DomainError) as caught:
         await admission._admit(Rule(), cast(Any, Context(metadata)))
     assert caught.value.reason.value in CODES

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, providers_pb2, renters_pb2, sessions_pb2
+from dcp.v1 import jobs_pb2, providers_pb2, renters_pb2, sessions_pb2, terms_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -53,6 +53,33 @@ async def test_missing_database_is_store_unavailable(
         assert "no such table" not in str(refused)
     await market.sql(partial(execute, market.server._database, "ALTER TABLE gone RENAME TO job"))
     assert await market.wallet(renter) == (5000, 0)
+
+
+async def test_fault_after_a_commit_is_not_told_as_if_nothing_was_changed(market: Market) -> None:
+    provider = await market.provider()
+    database, fleet = market.server._database, market.server.services.fleet
+
+    def break_after_commit(provider_id: int) -> None:
+        """Is called between the commit and the read of the answer."""
+        database._submit(partial(execute, database, "ALTER TABLE provider RENAME TO gone")).result()
+
+    fleet.announce = break_after_commit
+    call = market.provider_service.PauseOwnProvider(
+        providers_pb2.PauseOwnProviderRequest(), metadata=provider.metadata
+    )
+    assert (await refusal(call)).reason == "OUTCOME_UNKNOWN"
+    await market.sql(partial(execute, database, "ALTER TABLE gone RENAME TO provider"))
+
+
+async def test_stored_change_is_a_success_though_no_job_can_be_offered_now(market: Market) -> None:
+    provider = await market.provider()
+    await market.daemon(provider)
+    database = market.server._database
+    await market.sql(partial(execute, database, "ALTER TABLE lease RENAME TO gone"))
+    rate = terms_pb2.SetOwnRateRequest(job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=120)
+    answer = await market.terms_service.SetOwnRate(rate, metadata=provider.metadata)
+    assert answer.success
+    await market.sql(partial(execute, database, "ALTER TABLE gone RENAME TO lease"))
 
 
 async def test_unknown_method_is_unimplemented(market: Market) -> None:

@@ -234,12 +234,21 @@ async def test_protos_declare_the_rate_classes() -> None:
     assert differing == {
         "ProviderService.RegisterProvider": options_pb2.RATE_CLASS_REGISTRATION,
         "RenterService.RegisterRenter": options_pb2.RATE_CLASS_REGISTRATION,
+        "LogInService.LogIn": options_pb2.RATE_CLASS_REGISTRATION,
+        "LogInService.AskToLogIn": options_pb2.RATE_CLASS_REGISTRATION,
+        "LogInService.RedeemLogInCode": options_pb2.RATE_CLASS_REGISTRATION,
+        "OperatorService.OpenInvitation": options_pb2.RATE_CLASS_REGISTRATION,
+        "OperatorService.AcceptInvitation": options_pb2.RATE_CLASS_REGISTRATION,
+        "OperatorService.AskForPasskey": options_pb2.RATE_CLASS_REGISTRATION,
+        "OperatorService.LogInByPasskey": options_pb2.RATE_CLASS_REGISTRATION,
+        "OperatorService.LogInOperator": options_pb2.RATE_CLASS_REGISTRATION,
         "RecoveryService.ReportLostKey": options_pb2.RATE_CLASS_REGISTRATION,
         "RecoveryService.RedeemKeyCode": options_pb2.RATE_CLASS_REGISTRATION,
         "ProviderService.Heartbeat": options_pb2.RATE_CLASS_DAEMON,
         "SessionService.Connect": options_pb2.RATE_CLASS_DAEMON,
         "GpuProofService.ProveGpus": options_pb2.RATE_CLASS_DAEMON,
         "ArtifactService.UploadArtifact": options_pb2.RATE_CLASS_DAEMON,
+        "InputService.ReadJobInput": options_pb2.RATE_CLASS_DAEMON,
     }
 
 

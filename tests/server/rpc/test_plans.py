@@ -13,6 +13,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from server.store.models import Withdrawal
 from tests.server.rpc.methods import METHODS, call, empty, rule
+from tests.server.services import test_batches
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.plans import recorded, walks
@@ -24,6 +25,7 @@ READS = {
     for name, method in METHODS.items()
     if method.GetOptions().Extensions[annotations_pb2.http].get
     and method.name != "GetModel"  # one of ListModels, and no provider is live here
+    and method.name != "GetOwnOperator"  # nothing is stored of the admin token
 }
 # What each call sends besides its other fields: one call for each value.
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -85,6 +87,9 @@ async def known(market: Market, whole: Whole) -> dict[str, Any]:
         "renter_id": whole.renter.id,
         "withdrawal_id": await market.sql(insert.execute),
         "dispute_id": 1,
+        "input_id": whole.input_id,
+        "batch_id": await test_batches.checked(market, whole.renter),
+        "file_id": await test_batches.file_of(market, whole.renter),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -10,6 +11,7 @@ import orjson
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.domain.errors import DomainError, Reason
 from server.rpc import health
 from tests.support import http_gateway, running_server
 from tests.support.databases import execute
@@ -95,3 +97,23 @@ async def test_gateway_without_a_server_lives_but_is_not_ready(any_market: Marke
     await any_market.stop()
     assert await answered(gateway, READY) == (503, "UNAVAILABLE")
     assert await answered(gateway, LIVE) == (200, "ok")
+
+
+async def test_probe_that_fails_after_the_wait_leaves_no_unheard_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(health, "PROBE_SECONDS", 0.01)
+    is_cut = asyncio.Event()
+
+    async def probe() -> None:
+        await is_cut.wait()
+        raise DomainError(Reason.STORE_UNAVAILABLE, "the database is down")
+
+    reporter = health.ServerHealth((), probe, "")
+    await reporter.tick()
+    is_cut.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del reporter
+    gc.collect()
+    assert "never retrieved" not in caplog.text

@@ -11,12 +11,16 @@ from typing import Any
 import grpc
 import pytest
 from dcp.v1 import (
+    batches_pb2,
     chats_pb2,
     gpus_pb2,
     honesty_pb2,
+    incidents_pb2,
     jobs_pb2,
     keys_pb2,
+    log_ins_pb2,
     operations_pb2,
+    operators_pb2,
     options_pb2,
     prices_pb2,
     privacy_pb2,
@@ -90,13 +94,28 @@ def valid_request(method: str) -> Message:
         "WithdrawalService.RequestWithdrawal": withdrawals_pb2.RequestWithdrawalRequest(
             amount_halala=1000, iban="SA0380000000608010167519"
         ),
+        "BatchService.CreateBatch": batches_pb2.CreateBatchRequest(
+            input_file_id="file-1", endpoint="/v1/embeddings", completion_window="24h"
+        ),
         "ChatService.SubmitChat": chats_pb2.SubmitChatRequest(
             model=MODEL, request=b'{"messages": [{"role": "user", "content": "hi"}]}'
         ),
+        "ChatService.SubmitEmbeddings": chats_pb2.SubmitEmbeddingsRequest(
+            model=MODEL, request=b'{"input": "hi"}'
+        ),
         "WebhookService.SetWebhook": webhooks_pb2.SetWebhookRequest(url="https://renter.example/events"),
+        "IncidentService.SetOperatorWebhook": incidents_pb2.SetOperatorWebhookRequest(
+            url="https://pager.example/dcp"
+        ),
         "PrivacyService.DeleteOwnAccount": privacy_pb2.DeleteOwnAccountRequest(email="r@example.com"),
+        "LogInService.AskToLogIn": log_ins_pb2.AskToLogInRequest(
+            email="r@example.com", role=recovery_pb2.ACCOUNT_ROLE_RENTER
+        ),
         "RecoveryService.ReportLostKey": recovery_pb2.ReportLostKeyRequest(
             email="r@example.com", role=recovery_pb2.ACCOUNT_ROLE_RENTER
+        ),
+        "OperatorService.CreateOperatorKey": operators_pb2.CreateOperatorKeyRequest(
+            name="K", expires_in_seconds=3600
         ),
         "KeyService.CreateKey": keys_pb2.CreateKeyRequest(name="K", scopes=[options_pb2.SCOPE_READ]),
     }.get(method)
@@ -108,7 +127,8 @@ def valid_request(method: str) -> Message:
             setattr(request, field.name, True)
         elif methods.field_rule(field).required and not getattr(request, field.name):
             is_number = field.type in NUMBERS or field.enum_type is not None
-            setattr(request, field.name, 1 if is_number else "job-1")
+            text: str | bytes = b"job-1" if field.type == field.TYPE_BYTES else "job-1"
+            setattr(request, field.name, 1 if is_number else text)
     return request
 
 
@@ -198,7 +218,9 @@ def _first(items: Any) -> Any:
     for field in item.DESCRIPTOR.fields:
         if methods.field_rule(field).required:
             is_time = methods.field_rule(field).format in TIMES
-            setattr(item, field.name, "08:00" if is_time else "user")
+            text = "08:00" if is_time else "user"
+            is_text = field.type == field.TYPE_STRING
+            setattr(item, field.name, text if is_text else 1 if field.type in NUMBERS else b"x")
     return item
 
 
@@ -241,7 +263,7 @@ NOT_SHOWN = {
         "image_type",
         "image_size",
     ),  # the job's own
-    *("object", "object_id"),  # filters
+    *("object", "object_id", "actor"),  # filters
     "after",  # a position in a list
 }
 
@@ -272,11 +294,30 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
         *("dcp.v1.ArtifactHeader.name", "dcp.v1.DownloadArtifactRequest.name"),  # judged as paths
         *(f"dcp.v1.ListAvailableProvidersRequest.{name}" for name in ("architecture", "gpu_model", "model")),
         *(f"dcp.v1.{name}Request.code" for name in ("VerifyEmail", "RedeemKeyCode")),  # only digested
+        *(f"dcp.v1.RedeemLogInCodeRequest.{name}" for name in ("code", "asked")),  # only digested
+        *(f"dcp.v1.{name}InvitationRequest.invitation" for name in ("Open", "Accept")),  # only digested
+        *(f"dcp.v1.{name}Request.asked" for name in ("AcceptInvitation", "LogInByPasskey", "AddPasskey")),
         "dcp.v1.ProvableGpu.uuid",  # compared with the reported ones, which are shown
         *(f"dcp.v1.SetPriceRequest.{name}" for name in AMOUNTS),  # decimal numbers
         "dcp.v1.SetStoragePriceRequest.sar_per_gb_day",  # a decimal number
         "dcp.v1.ListAvailableProvidersRequest.cursor",  # made by the server for one list
         "dcp.v1.SubmitJobRequest.quote_id",  # signed by the server
+        *(f"dcp.v1.JobInput.{name}" for name in ("input_id", "artifact", "path")),  # ids; judged as paths
+        *(f"dcp.v1.{name}JobRequest.resume_from" for name in ("Submit", "Quote")),  # an id
+        *(f"dcp.v1.{name}InputRequest.input_id" for name in ("Send", "Get", "Delete")),
+        "dcp.v1.CreateInputRequest.sha256",  # a digest
+        *(f"dcp.v1.{name}BatchRequest.batch_id" for name in ("Get", "Cancel")),
+        *(
+            f"dcp.v1.{name}Request.batch_id"
+            for name in ("AddBatchLines", "ResumeBatchCheck", "EndBatchCheck")
+        ),
+        "dcp.v1.BatchLine.cache_key",  # only compared
+        *(f"dcp.v1.{name}FileRequest.file_id" for name in ("Get", "Delete", "Append", "Finish", "Read")),
+        "dcp.v1.ListBatchResultsRequest.file_id",  # an id
+        "dcp.v1.CreateBatchRequest.input_file_id",  # an id
+        "dcp.v1.ListFilesRequest.purpose",  # only compared
+        "dcp.v1.BatchLine.custom_id",  # only its renter reads it
+        *(f"dcp.v1.BatchError.{name}" for name in ("code", "message", "param")),  # only its renter reads it
         "dcp.v1.SubmitChatRequest.cache_key",  # only compared
         "dcp.v1.TokenLogprob.token",  # compared with those of other daemons
         "dcp.v1.Usage.bounded",  # the server's own words: what a daemon sends there is dropped

@@ -17,6 +17,7 @@ import pytest
 from dcp.v1 import artifacts_pb2 as pb
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from server.blobs.files import MARK
 from server.domain.artifacts import ArtifactLimits
 from server.store.models import Artifact as Row
 from tests.support import running_server
@@ -45,7 +46,7 @@ class Site:
 
     def blobs(self) -> list[Path]:
         """All files in the store, complete or not."""
-        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != MARK)
 
     async def rows(self) -> list[tuple[str, str]]:
         """Names and states of all artifacts on record."""
@@ -327,6 +328,18 @@ async def test_upload_without_the_current_lease_is_refused(site: Site) -> None:
     await site.daemon.finished(site.lease)
     assert (await refusal(upload(site))).reason == "STALE_LEASE"
     assert await site.rows() == []
+
+
+async def test_file_that_overtakes_the_acceptance_of_its_lease_is_asked_for_again(site: Site) -> None:
+    """Else a run that is quicker than its acceptance would fail, as its lease would count as gone."""
+    await site.daemon.finished(site.lease)
+    await site.market.submit(site.renter, site.provider, job_type=CONTAINER)
+    lease = (await site.daemon.expect("job_offer")).lease
+    early = await refusal(upload(site, lease=lease))
+    assert (early.reason, early.code) == ("OVERLOADED", grpc.StatusCode.UNAVAILABLE)
+    await site.daemon.start(lease)
+    await site.daemon.heard_nothing()
+    assert await upload(site, lease=lease) == pb.UPLOAD_DISPOSITION_STORED
 
 
 async def test_file_is_not_stored_if_its_lease_ends_during_the_upload(site: Site) -> None:

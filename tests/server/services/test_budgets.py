@@ -21,6 +21,7 @@ from server.domain.money import micros
 from server.store import budgets, proof
 from server.store.models import BudgetUse, Renter
 from tests.support import databases, running_server
+from tests.support.lengths import lengths
 from tests.support.manual_clock import ManualClock
 from tests.support.plans import recorded, walks
 from tests.support.running_server import MODEL, Daemon, Market, Party, read_refusal, refusal
@@ -60,12 +61,13 @@ def seconds_to(clock: ManualClock, *date: int) -> float:
     return datetime(*date, tzinfo=UTC).timestamp() - clock.now()  # type: ignore[arg-type,misc]
 
 
+@lengths("submits", short=40, full=200)
 @pytest.mark.parametrize("field", ["budget_halala_per_day", "budget_halala_per_month", "budget_halala_total"])
-async def test_two_hundred_submits_at_once_never_pass_a_budget(any_market: Market, field: str) -> None:
+async def test_submits_at_once_never_pass_a_budget(any_market: Market, field: str, submits: int) -> None:
     market = any_market
     renter = await market.renter(1_000_000)
     key, key_id = await limited(market, renter, **{field: 7 * HOLD + HOLD - 1})
-    outcomes = await asyncio.gather(*(market.submit(key) for _ in range(200)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(market.submit(key) for _ in range(submits)), return_exceptions=True)
     refused = [read_refusal(each) for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
     assert len(outcomes) - len(refused) == 7
     assert {each.reason for each in refused} == {"BUDGET_REACHED"}
@@ -74,12 +76,13 @@ async def test_two_hundred_submits_at_once_never_pass_a_budget(any_market: Marke
     await assert_counts_agree(market)
 
 
-async def test_key_with_ten_halala_left_accepts_only_what_fits(any_market: Market) -> None:
+@lengths("at_once", short=40, full=200)
+async def test_key_with_ten_halala_left_accepts_only_what_fits(any_market: Market, at_once: int) -> None:
     market = any_market
     renter = await market.renter(100_000)
     key, _ = await limited(market, renter, budget_halala_total=HOLD + 10)
     await market.submit(key)
-    submits = [market.submit(key, max_cost_halala=3) for _ in range(200)]
+    submits = [market.submit(key, max_cost_halala=3) for _ in range(at_once)]
     outcomes = await asyncio.gather(*submits, return_exceptions=True)
     assert sum(isinstance(each, jobs_pb2.Job) for each in outcomes) == 3
     await assert_counts_agree(market)

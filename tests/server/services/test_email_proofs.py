@@ -57,7 +57,10 @@ async def test_renter_without_proof_can_read_and_neither_submit_nor_top_up(marke
         refused = await market.post(path, body, key)
         assert (refused.status_code, refused.json()["code"]) == (403, "EMAIL_NOT_VERIFIED")
         assert "/api/accounts/verify-email" in refused.json()["error"]
+    assert (await market.profile("renter", key))["must_prove_email"] is True
     await market.verify(key, await market.code(SARA))
+    profile = await market.profile("renter", key)
+    assert (profile["must_prove_email"], profile["can_top_up"]) == (False, True)
     assert (await market.post("/api/renters/topup", {"amount_halala": 500}, key)).status_code == 200
     submitted = await market.post("/api/jobs/submit", JOB | {"wait_for_supply": True}, key)
     assert submitted.status_code == 201, submitted.text
@@ -261,6 +264,8 @@ async def test_server_says_at_its_start_that_it_sends_no_mail(
 async def test_account_of_the_time_before_mail_proves_its_address(database_url: str, tmp_path: Path) -> None:
     async with running_stack(tmp_path, None, True, DCP_DATABASE_URL=database_url) as stack:
         _, old = await stack.register("renter", SARA)
+        profile = (await stack.get("/api/renters/me", {"x-renter-key": old}))["renter"]
+        assert (profile["must_prove_email"], profile["can_top_up"]) == (False, False)
     (tmp_path / "later").mkdir()
     async with mailing_stack(tmp_path / "later", database_url) as market:
         refused = await market.post("/api/renters/topup", {"amount_halala": 500}, old)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
-from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
+from tests.support.running_server import HANG_SECONDS, MODEL, Daemon, Market, Party, refusal
 
 OTHER_MODEL = [sessions_pb2.ServedModel(name="other")]
 
@@ -36,10 +37,15 @@ async def test_each_provider_is_listed_with_its_obstacle(any_market: Market) -> 
     market = any_market
     away, paused, draining, posting = [await market.provider() for _ in range(4)]
     (await market.daemon(away)).cut()
+    async with asyncio.timeout(HANG_SECONDS):
+        while market.server.services.fleet.all():
+            await asyncio.sleep(0.01)
     market.clock.advance(60)
     await market.daemon(paused)
     await market.set_provider(paused, state="paused")
-    await (await market.daemon(draining)).say(drain=sessions_pb2.Drain())
+    draining_daemon = await market.daemon(draining)
+    await draining_daemon.say(drain=sessions_pb2.Drain())
+    await draining_daemon.heard_nothing()  # the server knows that it drains
     beat = providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus())
     await market.provider_service.Heartbeat(beat, metadata=posting.metadata)
     late, _, _ = await busy(market, 20)

@@ -7,8 +7,11 @@ interleave. The seed decides only what is started.
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from random import Random
+from typing import Any
 
 import pytest
 from dcp.v1 import jobs_pb2
@@ -17,7 +20,7 @@ from server.clock import ms
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL, FailureReason, JobEvent, JobState
 from server.domain.leases import Disposition, FinishReport, LeaseOutcome, LeaseRef, RunOutcome
-from server.domain.messages import ResultAck
+from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
 from server.services.endings import give_up, record_finish, settle
 from server.services.keys import ADMIN, Caller
 from server.store import jobs, leases
@@ -163,3 +166,42 @@ async def test_two_callers_that_read_the_same_job_settle_it_once(any_market: Mar
     assert await market.server._database.run(settle_twice) == (True, False)
     assert (await market.job(running)).status == jobs_pb2.JOB_STATE_COMPLETED
     await market.assert_money_adds_up()
+
+
+async def test_result_that_meets_a_change_of_its_lease_moves_no_money_and_is_asked_for_again(
+    postgres: Postgres, clock: ManualClock
+) -> None:
+    async with running_server.running(postgres.empty_database(), clock) as market:
+        provider, renter = await market.provider(), await market.renter(450)
+        daemon = await market.daemon(provider)
+        job, lease = await market.running_job(renter, provider, daemon)
+        clock.advance(SECONDS)
+        ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+        report = FinishReport(ref, RunOutcome.SUCCEEDED, SECONDS * 1000, 1, last_output=b"Hello")
+        database, has_moved = market.server._database, threading.Event()
+        execute: Any = database.peewee.execute_sql
+
+        def move() -> None:
+            """A newer session takes the lease, and commits when the result waits for its row."""
+            held = leases.get(ref.job_id, ref.lease_epoch)
+            assert held is not None
+            leases.move_to_session(held, held.session_epoch + 1)
+            has_moved.set()
+            waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+            while execute(waiting).fetchone() is None:
+                time.sleep(0.01)
+
+        def finish() -> object:
+            has_moved.wait()
+            return record_finish(report, provider.id, ms(clock))
+
+        _, answer = await asyncio.gather(database.run(move), database.run(finish))
+        assert isinstance(answer, LeaseDirective)
+        assert (answer.action, answer.output_through_seq) == (LeaseAction.RESEND, 0)
+        assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+        assert await market.wallet(renter) == (0, 450)
+        again = await database.run(lambda: record_finish(report, provider.id, ms(clock)))
+        assert isinstance(again, ResultAck)
+        assert again.disposition is Disposition.ACCEPTED
+        assert (await market.output(job, renter)).response == "Hello"
+        await market.assert_money_adds_up()

@@ -319,3 +319,14 @@ async def test_key_that_is_revoked_during_its_lookup_is_not_cached(market: Marke
     assert known.recall(renter.key) is None
     await known.identify(renter.key)
     assert known.recall(renter.key) is not None
+
+
+async def test_bad_hint_of_a_key_keeps_none_beside_it_in_the_cache(market: Market) -> None:
+    """What comes over the bus is checked: each text may be anything."""
+    renter = await market.renter()
+    await market.wallet(renter)
+    known = market.server.services.keys
+    assert known.recall(renter.key) is not None
+    bad = {"g" * 64, "\xe9" * 64, "", "\0", "a", *(f"{number:064x} " for number in range(3))}
+    known._hear_of_keys(frozenset({*bad, digest(renter.key).hex()}))
+    assert known.recall(renter.key) is None

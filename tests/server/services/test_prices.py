@@ -481,6 +481,16 @@ async def charge_for_storage(market: Market) -> None:
     await market._do("charge for storage")
 
 
+async def test_inputs_alone_are_paid_for_like_all_that_is_kept(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter(100)
+    await market.set_renter(renter, input_bytes=2 * 10**9)
+    await set_storage_price(market, "0.01")
+    for _ in range(2):
+        await charge_for_storage(market)
+    assert await market.wallet(renter) == (98, 0)
+
+
 async def test_what_is_kept_is_paid_for_once_a_day(any_market: Market) -> None:
     market = any_market
     renter, other, poor = await market.renter(100), await market.renter(100), await market.renter(1)

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from dcp.v1 import (
+    batches_pb2,
     chats_pb2,
     disputes_pb2,
     jobs_pb2,
@@ -29,11 +30,11 @@ from google.protobuf.message import Message
 
 from server.domain.withdrawals import WithdrawalAction
 from server.services.operators.audit import Operator
-from server.store.models import AuditEntry, Job, Repeat, Transfer
+from server.store.models import AuditEntry, Batch, Job, Repeat, Transfer
 from tests.server.rpc.methods import METHODS, call, rule
-from tests.server.services import test_disputes
+from tests.server.services import test_batches, test_disputes
 from tests.server.services.test_withdrawals import IBAN, process, provider_with_earnings, request_withdrawal
-from tests.support import running_server
+from tests.support import running_server, vectors
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Market, Metadata, read_refusal, refusal
 
@@ -90,6 +91,18 @@ async def chat(market: Market) -> Scene:
     return Scene(request_for("Say hello."), renter.metadata, request_for("Say hello!"))
 
 
+async def embed(market: Market) -> Scene:
+    kinds = [jobs_pb2.JOB_TYPE_EMBEDDINGS]
+    await market.daemon(await market.provider(), slots=0, models=[vectors.served()], job_types=kinds)
+    renter = await market.renter()
+
+    def request_for(text: str) -> chats_pb2.SubmitEmbeddingsRequest:
+        said = json.dumps({"input": text}).encode()
+        return chats_pb2.SubmitEmbeddingsRequest(model=vectors.MODEL, request=said)
+
+    return Scene(request_for("a cat"), renter.metadata, request_for("a dog"))
+
+
 async def withdraw(market: Market) -> Scene:
     provider = await provider_with_earnings(market)
     request_of = withdrawals_pb2.RequestWithdrawalRequest
@@ -98,6 +111,13 @@ async def withdraw(market: Market) -> Scene:
         provider.metadata,
         request_of(amount_halala=2001, iban=IBAN),
     )
+
+
+async def cancel_withdrawal(market: Market) -> Scene:
+    provider = await provider_with_earnings(market)
+    number = (await request_withdrawal(market, provider)).withdrawal.id
+    request_of = withdrawals_pb2.CancelWithdrawalRequest
+    return Scene(request_of(withdrawal_id=number), provider.metadata, request_of(withdrawal_id=number + 1))
 
 
 def act_on_withdrawal(
@@ -135,14 +155,29 @@ async def decide(market: Market) -> Scene:
     return Scene(request_with("seen"), market.admin_metadata, request_with("not seen"))
 
 
+async def create_batch(market: Market) -> Scene:
+    renter = await market.renter()
+    file_id = await test_batches.file_of(market, renter)
+
+    def request_of(endpoint: str) -> batches_pb2.CreateBatchRequest:
+        return batches_pb2.CreateBatchRequest(
+            input_file_id=file_id, endpoint=endpoint, completion_window="24h"
+        )
+
+    return Scene(request_of("/v1/chat/completions"), renter.metadata, request_of("/v1/completions"))
+
+
 SCENES: dict[str, Callable[[Market], Awaitable[Scene]]] = {
+    "BatchService.CreateBatch": create_batch,
     "RenterService.TopUpOwnWallet": top_up,
     "LedgerService.CreditRenter": credit,
     "JobService.SubmitJob": submit,
     "ChatService.SubmitChat": chat,
+    "ChatService.SubmitEmbeddings": embed,
     "OperationService.RequeueJob": requeue,
     "DisputeService.DecideDispute": decide,
     "WithdrawalService.RequestWithdrawal": withdraw,
+    "WithdrawalService.CancelWithdrawal": cancel_withdrawal,
     "WithdrawalService.ProcessWithdrawal": act_on_withdrawal(
         withdrawals_pb2.ProcessWithdrawalRequest, WithdrawalAction.PROCESS
     ),
@@ -170,8 +205,8 @@ async def send(market: Market, name: str, scene: Scene, key: str, other: bool = 
 
 
 async def effects(market: Market) -> list[int]:
-    """The numbers of transfers, jobs and audit entries."""
-    return await market.sql(lambda: [table.select().count() for table in (Transfer, Job, AuditEntry)])
+    """The numbers of transfers, jobs, batches and audit entries."""
+    return await market.sql(lambda: [table.select().count() for table in (Transfer, Job, Batch, AuditEntry)])
 
 
 def test_every_method_that_takes_a_key_has_a_scene() -> None:

@@ -32,9 +32,11 @@ from server.domain.placement import Model
 from server.domain.sessions import MAX_RESENDS
 from server.services.sessions import HELLOS_AT_ONCE, Session
 from server.services.stream_outbox import Outbox
-from server.store import leases
+from server.store import leases, providers
 from server.store.models import Lease, Provider
+from tests.support import databases, running_server
 from tests.support.databases import execute
+from tests.support.manual_clock import ManualClock
 from tests.support.running_server import HANG_SECONDS, MODEL, Market, Party, Refusal, read_refusal, refusal
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
@@ -872,3 +874,16 @@ async def test_offers_to_a_daemon_whose_sessions_end_at_once_are_bounded(any_mar
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_QUEUED
     history = await market.sql(lambda: leases.of_job(job.job_id, 10))
     assert sorted(str(lease.outcome) for lease in history) == ["expired", "lost"]
+
+
+async def test_server_that_stops_leaves_no_session_on_record(database_url: str, clock: ManualClock) -> None:
+    async with running_server.running(database_url, clock) as market:
+        provider = await market.provider()
+        await market.daemon(provider)
+        row = await market.sql(lambda: providers.get(provider.id))
+        assert row is not None
+        assert row.connected
+    async with databases.opened(database_url) as database:
+        row = await database.read(lambda: providers.get(provider.id))
+        assert row is not None
+        assert (row.connected, row.server_id) == (False, None)

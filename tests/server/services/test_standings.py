@@ -20,8 +20,8 @@ from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.money import micros, whole_halala
 from server.domain.payouts import PayoutTerms
 from server.domain.standing import NEW_VALUE, network
-from server.store import standing
-from server.store.models import Job, Provider, ProviderCustomer, ProviderStanding, Renter
+from server.store import standing, withdrawals
+from server.store.models import Job, Provider, ProviderCustomer, ProviderStanding, Renter, Withdrawal
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party, refusal
@@ -333,15 +333,49 @@ async def test_providers_that_withdraw_to_one_account_have_one_owner(any_market:
     await market.set_provider(other, network="shared")
     iban = "SA0380000000608010167519"
 
-    def withdrawals() -> None:
-        from server.store import withdrawals
-
-        withdrawals.insert(one.id, 100, iban, 1)
-        withdrawals.insert(other.id, 100, iban, 1)
-
-    await market.sql(withdrawals)
+    await market.sql(lambda: [withdrawals.insert(each.id, 100, iban, 1) for each in (one, other)])
     marks = (await market.sql(lambda: standing.owners([one.id])))[one.id].marks
     assert "network shared" in marks
+
+
+async def test_withdrawals_without_an_account_number_link_nobody(any_market: Market) -> None:
+    market = any_market
+    one, other = await market.provider(), await market.provider()
+    await market.set_provider(other, network="of another")
+    await market.sql(lambda: [withdrawals.insert(each.id, 100, "", 1) for each in (one, other)])
+    marks = (await market.sql(lambda: standing.owners([one.id])))[one.id].marks
+    assert "network of another" not in marks
+
+
+async def test_look_for_owners_costs_what_the_withdrawals_of_an_account_are_not_their_square(
+    market: Market,
+) -> None:
+    one, other = await market.provider(), await market.provider()
+
+    def steps() -> int:
+        """The steps of SQLite's machine, by hundreds."""
+        connection, count = Withdrawal._meta.database.connection(), 0
+
+        def stepped() -> int:
+            nonlocal count
+            count += 1
+            return 0
+
+        connection.set_progress_handler(stepped, 100)
+        standing.owners([one.id])
+        connection.set_progress_handler(None, 0)
+        return count
+
+    def withdraw(times: int) -> int:
+        for each in (one, other):
+            for _ in range(times):
+                withdrawals.insert(each.id, 100, "SA0380000000608010167519", 1)
+                Withdrawal.update(state="paid").execute()
+        return steps()
+
+    few = await market.sql(lambda: withdraw(200))
+    many = await market.sql(lambda: withdraw(600))  # 800 now
+    assert 0 < many < 6 * few
 
 
 async def test_a_provider_that_fails_most_of_its_jobs_is_suspect_and_its_payouts_wait(weekly: Market) -> None:

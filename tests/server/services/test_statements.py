@@ -12,7 +12,7 @@ import pytest
 from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
 from server.domain.money import micros
-from server.domain.statements import Line
+from server.domain.statements import EVER, Line
 from server.rpc.statements import csv_text
 from server.store.models import DaySum, Hold, Transfer, tuples
 from tests.support.plans import recorded, walks
@@ -345,7 +345,7 @@ async def test_file_is_written_in_the_reading_thread(market: Market) -> None:
         wrote.append(threading.current_thread().name)
         return str(len(rows))
 
-    assert await market.server.services.statements.file(renter.id, None, 9, write) == "1"
+    assert await market.server.services.statements.file(renter.id, None, EVER, 9, write) == "1"
     assert wrote[0].startswith("db")
 
 
@@ -375,3 +375,28 @@ async def test_spending_and_earnings_go_back_at_most_a_year(market: Market, days
     ):
         refused = await refusal(report)
         assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "days")
+
+
+async def test_statement_of_a_month_has_its_lines_alone(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    await charged_job(market, renter, provider, daemon, 60)
+    first = datetime.fromtimestamp(market.clock.now(), UTC).date().isoformat()
+    market.clock.advance(2 * DAY_SECONDS)
+    await charged_job(market, renter, provider, daemon, 60)
+    second = datetime.fromtimestamp(market.clock.now(), UTC).date().isoformat()
+    whole = (await statement(market, renter)).lines
+    later = [line for line in whole if line.time.ToDatetime().date().isoformat() == second]
+    earlier = whole[len(later) :]
+    assert later
+    assert earlier
+    assert list((await statement(market, renter, **{"from": second})).lines) == later
+    assert list((await statement(market, renter, to=first)).lines) == earlier
+    assert list((await statement(market, renter, **{"from": first, "to": second})).lines) == list(whole)
+    page = await statement(market, renter, to=first, page_size=1)
+    rest = await statement(market, renter, to=first, before_id=page.next_before_id)
+    assert [*page.lines, *rest.lines] == earlier
+    rows = await statement_rows(market, renter, **{"from": second, "to": second})
+    assert [row["id"] for row in rows] == [str(line.id) for line in later]
+    refused = await refusal(statement(market, renter, **{"from": second, "to": first}))
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "from")

@@ -104,6 +104,34 @@ async def test_job_that_names_the_provider_costs_its_own_rate(any_market: Market
     await market.assert_money_adds_up()
 
 
+async def test_rates_stand_beside_what_the_other_connected_providers_charge(any_market: Market) -> None:
+    market = any_market
+    provider, absent = await market.provider(), await market.provider()
+    await market.daemon(provider)
+    await set_own_rate(market, absent, 449)
+
+    async def others() -> terms_pb2.OthersRates | None:
+        request = terms_pb2.ListOwnRatesRequest()
+        answer = await market.terms_service.ListOwnRates(request, metadata=provider.metadata)
+        (own,) = [rate for rate in answer.rates if rate.job_type == INFERENCE]
+        return own.others if own.HasField("others") else None
+
+    assert await others() is None
+    for rate in (100, 120, None, 200, 300):
+        other = await market.provider()
+        await market.daemon(other)
+        if rate is not None:
+            await set_own_rate(market, other, rate)
+    assert await others() == terms_pb2.OthersRates(
+        providers=5,
+        lowest_halala_per_minute=100,
+        lower_quartile_halala_per_minute=120,
+        median_halala_per_minute=150,
+        upper_quartile_halala_per_minute=200,
+        highest_halala_per_minute=300,
+    )
+
+
 @pytest.mark.parametrize("rate", [74, 451])
 async def test_rate_out_of_bounds_is_refused_with_the_bounds(market: Market, rate: int) -> None:
     provider = await market.provider()

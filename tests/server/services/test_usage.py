@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, sessions_pb2
+from dcp.v1 import jobs_pb2, keys_pb2, log_ins_pb2, log_ins_pb2_grpc, options_pb2, sessions_pb2
 from dcp.v1 import statements_pb2 as pb
 
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
@@ -72,6 +72,23 @@ def rows(answer: pb.GetOwnUsageResponse) -> list[tuple[Any, ...]]:
     return [
         (row.date, row.key_id, row.key_name, row.model, row.jobs, row.charged_halala) for row in answer.rows
     ]
+
+
+async def test_log_in_keeps_its_name_when_its_key_is_gone(any_market: Market) -> None:
+    market = any_market
+    renter, provider = await market.renter(100_000), await market.provider()
+    daemon = await market.daemon(provider)
+    stub = log_ins_pb2_grpc.LogInServiceStub(market.channel)
+    log_in = await stub.LogIn(log_ins_pb2.LogInRequest(), metadata=renter.metadata)
+    page = Party(renter.id, log_in.session)
+    await run(market, page, provider, daemon)
+    before = await usage(market, renter, group_by=[KEY])
+    await stub.LogOut(log_ins_pb2.LogOutRequest(), metadata=page.metadata)
+    market.clock.advance(DAY_SECONDS + 1)
+    await market.server.services.log_ins.clean()
+    after = await usage(market, renter, group_by=[KEY])
+    assert [(row.key_name, row.charged_halala) for row in after.rows] == [("browser", CHARGE)]
+    assert after == before
 
 
 async def test_usage_by_day_key_and_model(any_market: Market) -> None:

@@ -18,6 +18,7 @@ from standardwebhooks import Webhook as StandardWebhook
 
 from gateway.openapi import document
 from gateway.routes import discover
+from server.bus.local import LocalBus
 from server.domain.webhooks import GIVE_UP_SECONDS, MAX_SECRETS, Answer
 from server.rpc.events import body_text
 from server.services.deliveries import Deliveries
@@ -103,7 +104,7 @@ def assert_described(event: Received) -> None:
     """The request is as `webhooks` of /openapi.json says: its headers, its body, and every name in it."""
     operation = DOCUMENT["webhooks"][event.headers["dcp-event"]]["post"]
     named = {parameter["name"].lower(): parameter for parameter in operation["parameters"]}
-    sent = {name for name in event.headers if name.startswith(("webhook-", "dcp-"))}
+    sent = {name for name in event.headers if name.startswith(("webhook-", "dcp-", "deprecation"))}
     assert {name for name, parameter in named.items() if parameter["required"]} <= sent <= named.keys()
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     body = json.loads(event.body)
@@ -420,7 +421,7 @@ async def test_event_that_this_server_cannot_send_holds_up_no_other(market: Mark
     await set_webhook(market, renter, "http://127.0.0.1:9/")
     broken = (await send_test(market, renter)).delivery.event_id
     await cancelled_job(market, renter)
-    own = Deliveries(market.server.services.deliveries._database, market.clock, body_text, post)
+    own = Deliveries(market.server.services.deliveries._database, market.clock, body_text, post, LocalBus())
     await own.tick()
     await own.settled()
     assert (sent[0], len(sent)) == (broken, 2)

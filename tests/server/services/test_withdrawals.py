@@ -56,6 +56,11 @@ async def reject(market: Market, withdrawal_id: int, reason: str = "no such acco
     return await market.withdrawal_service.RejectWithdrawal(request, metadata=market.admin_metadata)
 
 
+async def cancel(market: Market, provider: Party, withdrawal_id: int) -> Any:
+    request = pb.CancelWithdrawalRequest(withdrawal_id=withdrawal_id)
+    return await market.withdrawal_service.CancelWithdrawal(request, metadata=provider.metadata)
+
+
 async def list_as_operator(market: Market) -> admin_pb2.ListWithdrawalsResponse:
     request = admin_pb2.ListWithdrawalsRequest()
     return await market.admin_service.ListWithdrawals(request, metadata=market.admin_metadata)
@@ -168,6 +173,31 @@ async def test_pending_request_cannot_be_paid_and_processing_request_cannot_be_p
 async def test_unknown_request_is_not_found(market: Market, action: Any) -> None:
     refused = await refusal(action(market, 999))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "WITHDRAWAL_NOT_FOUND")
+
+
+async def test_provider_cancels_its_waiting_request_and_has_the_money_again(any_market: Market) -> None:
+    market = any_market
+    provider = await provider_with_earnings(market)
+    number = (await request_withdrawal(market, provider)).withdrawal.id
+    cancelled = (await cancel(market, provider, number)).withdrawal
+    assert (cancelled.status, cancelled.reason) == (
+        admin_pb2.WITHDRAWAL_STATUS_REJECTED,
+        "cancelled by the provider",
+    )
+    assert await market.earned(provider) == 5000
+    assert await proof(market) == (0, 0)
+    assert (await refusal(cancel(market, provider, number))).reason == "WRONG_STATE"
+    await request_withdrawal(market, provider, 5000)  # the next request is accepted
+
+
+async def test_provider_cancels_no_request_that_is_processed_or_of_another(any_market: Market) -> None:
+    market = any_market
+    provider, other = await provider_with_earnings(market), await market.provider()
+    number = (await request_withdrawal(market, provider)).withdrawal.id
+    assert (await refusal(cancel(market, other, number))).reason == "WITHDRAWAL_NOT_FOUND"
+    await process(market, number)
+    assert (await refusal(cancel(market, provider, number))).reason == "WRONG_STATE"
+    assert await proof(market) == (1, 2000)
 
 
 async def test_provider_has_at_most_one_open_request(any_market: Market) -> None:

@@ -13,19 +13,22 @@ from server.domain.placement import Candidate, Model
 from server.domain.pricing import per_minute
 from server.store import jobs, leases, ledger, providers, renters, sessions
 from server.store.database import Database
+from server.store.sessions import Opened
 
 SECRET = b"s" * 16
 NOW_MS = 1_800_000_000_000
 SESSION_EPOCH = 1
+OPENED = Opened(1, "boot-1", 4, frozenset(JobType))
 CANDIDATE = Candidate(1, 10, frozenset(JobType), (Model("m"),), "NVIDIA RTX 4090", 24576)
 
 
 class Rows:
     """Each function is one write transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, first: int = 1) -> None:
+        """``first``: the number in the first name, where a database has rows of another."""
         self._database = database
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
 
     async def provider(self) -> int:
         """A provider with its first session."""
@@ -35,7 +38,7 @@ class Rows:
             provider_id = providers.create(
                 name="P", email=email, mailbox=email, gpu_model="", os="", phone="", now_ms=NOW_MS
             )
-            sessions.begin(provider_id, JobType, NOW_MS)
+            sessions.begin(provider_id, OPENED, NOW_MS)
             return provider_id
 
         return await self._database.run(create)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import peewee
+import psycopg
 import pytest
 
 from server.domain.errors import DatabaseUrlError, DomainError, Reason
@@ -128,19 +129,29 @@ async def test_database_can_be_started_again(new_database_url: str) -> None:
         assert (await database.read(lambda: renters.get(renter_id))) is not None
 
 
-async def test_database_newer_than_the_program_is_refused(new_database_url: str) -> None:
-    async with databases.opened(new_database_url) as database:
-        await database.run(
-            partial(
-                execute,
-                database,
-                "INSERT INTO schema_migration (name, applied) VALUES ('9999_future', '2030-01-01')",
-            )
-        )
+async def note_migration(url: str, name: str) -> None:
+    """Lets a database look as if a newer program had migrated it."""
+    async with databases.opened(url) as database:
+        statement = f"INSERT INTO schema_migration (name, applied) VALUES ('{name}', '2030-01-01')"
+        await database.run(partial(execute, database, statement))
+
+
+async def test_newer_database_that_this_program_cannot_run_on_is_refused(new_database_url: str) -> None:
+    await note_migration(new_database_url, "9999_future_contract")
     newer = Database(new_database_url)
-    with pytest.raises(DatabaseUrlError, match=r"newer than this program .*9999_future"):
+    with pytest.raises(DatabaseUrlError, match=r"newer than this program .*9999_future_contract"):
         newer.start()
     newer.stop()
+
+
+async def test_program_starts_beside_a_newer_one_that_only_added(
+    new_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await note_migration(new_database_url, "9998_future")
+    async with databases.opened(new_database_url) as database:
+        renter_id = await Rows(database).renter(77)
+        assert await database.read(lambda: renters.get(renter_id)) is not None
+    assert "9998_future" in caplog.text
 
 
 async def test_write_after_stop_is_refused(sqlite_url: str) -> None:
@@ -178,6 +189,29 @@ async def test_broken_connection_is_store_unavailable_and_recovers(database: Dat
 def test_bad_url_is_refused_with_the_reason(url: str, message: str) -> None:
     with pytest.raises(DatabaseUrlError, match=message):
         Database(url)
+
+
+def test_database_that_cannot_store_every_text_is_refused_before_anything_is_written(
+    postgres: Postgres,
+) -> None:
+    options = {"ENCODING": "'SQL_ASCII'", "TEMPLATE": "template0", "LC_COLLATE": "'C'", "LC_CTYPE": "'C'"}
+    url = postgres.new_database(**options)
+    with pytest.raises(DatabaseUrlError, match=r"the encoding SQL_ASCII, .* ENCODING 'UTF8'"):
+        Database(url).start()
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert tables == []
+
+
+def test_texts_are_utf8_whatever_the_environment_says(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+    url = postgres.new_database()
+    for _ in range(2):  # if the names of migrations were no texts, the second start would begin anew
+        database = Database(url)
+        database.start()
+        database.stop()
 
 
 async def test_data_survives_a_restart(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from server.store.database import Database
 from server.store.models import Job as JobRow
 from server.store.models import Lease as LeaseRow
 from server.store.operators import operations
-from tests.server.store.rows import NOW_MS, SECRET, SESSION_EPOCH, Rows
+from tests.server.store.rows import NOW_MS, OPENED, SECRET, SESSION_EPOCH, Rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ def start(s: Sender) -> bool:
     return leases.start(s.ref, s.provider_id, s.session_epoch, NOW_MS)
 
 
+def accept_started(s: Sender) -> bool:
+    return leases.accept_started(s.ref, s.provider_id, s.session_epoch, NOW_MS)
+
+
 def output(s: Sender) -> bool:
     return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.OUTPUT, 1, b"x", NOW_MS)
 
@@ -60,6 +64,7 @@ def log(s: Sender) -> bool:
 
 WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
     (accept, LeaseState.OFFERED),
+    (accept_started, LeaseState.OFFERED),
     (start, LeaseState.ACCEPTED),
     (output, LeaseState.RUNNING),
     (log, LeaseState.RUNNING),
@@ -147,6 +152,67 @@ async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows)
     assert await database.read(lambda: leases.read_stream(job_id, 1, Channel.OUTPUT)) == b"onetwothree"
     assert (await rows.lease(ref)).output_through_seq == 3
     assert (await rows.get(job_id)).output_bytes == 11
+
+
+async def test_acceptance_with_the_start_is_stored_as_both_are(database: Database, rows: Rows) -> None:
+    provider_id, renter_id = await rows.provider(), await rows.renter()
+    found = []
+    for writes in ([accept, start], [accept_started]):
+        job_id = await rows.job(renter_id)
+        ref = await rows.leased(provider_id, job_id, LeaseState.OFFERED)
+        for write in writes:
+            assert await database.run(partial(write, Sender(ref, provider_id, SESSION_EPOCH)))
+        job, lease = await rows.get(job_id), await rows.lease(ref)
+        found.append((replace(job, job_id=""), replace(lease, job_id="")))
+    assert found[0] == found[1]
+    assert found[0][0].attempt == found[0][1].attempt == 1
+
+
+async def with_last_output(
+    database: Database, rows: Rows, provider_id: int, change: Callable[[LeaseRef, Lease], object]
+) -> tuple[bool, LeaseRef]:
+    """Ends a run together with its second chunk, after its lease was read and then changed."""
+    job_id = await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    await database.run(lambda: output(Sender(ref, provider_id, SESSION_EPOCH)))
+    lease = await rows.lease(ref)
+    await database.run(lambda: change(ref, lease))
+    counted = replace(lease, output_through_seq=2)
+    end = partial(leases.end, counted, LeaseOutcome.SUCCEEDED, NOW_MS, last_output=b"last")
+    return await database.run(end), ref
+
+
+async def test_end_of_a_lease_with_its_last_output_is_one_step(database: Database, rows: Rows) -> None:
+    ended, ref = await with_last_output(database, rows, await rows.provider(), lambda ref, lease: None)
+    assert ended
+    lease = await rows.lease(ref)
+    assert (lease.state, lease.output_through_seq) == (LeaseState.ENDED, 2)
+    assert (await stored(database, ref.job_id))[2] == b"xlast"
+
+
+CHANGES: dict[str, Callable[[LeaseRef, Lease], object]] = {
+    "more output": lambda ref, lease: leases.store_chunk(
+        ref, lease.provider_id, SESSION_EPOCH, Channel.OUTPUT, 2, b"y", NOW_MS
+    ),
+    "another session": lambda ref, lease: leases.move_to_session(lease, 2),
+    "ended": lambda ref, lease: leases.end(lease, LeaseOutcome.LOST, NOW_MS),
+    "another state": lambda ref, lease: LeaseRow.update(state="offered").execute(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_last_output_of_a_lease_that_has_changed_is_not_stored_and_does_not_end_it(
+    database: Database, rows: Rows, change: str
+) -> None:
+    seen = []
+
+    def changed(ref: LeaseRef, lease: Lease) -> None:
+        CHANGES[change](ref, lease)
+        seen.append((leases.get(ref.job_id, 1), leases.read_stream(ref.job_id, 1, Channel.OUTPUT)))
+
+    ended, ref = await with_last_output(database, rows, await rows.provider(), changed)
+    assert not ended
+    assert (await stored(database, ref.job_id))[1:] == seen[0]
 
 
 async def test_simultaneous_copies_of_a_chunk_are_stored_once(database: Database, rows: Rows) -> None:
@@ -302,7 +368,7 @@ async def test_new_session_renews_its_leases(database: Database, rows: Rows) -> 
     (lost,) = await database.read(lambda: leases.of_silent(late_ms, 300_000, 9))
     assert (lost[0].job_id, lost[1]) == (job_id, NOW_MS)
     assert await database.read(lambda: leases.of_silent(late_ms, 299_999, 9)) == []
-    await database.run(lambda: sessions.begin(provider_id, JobType, late_ms))
+    await database.run(lambda: sessions.begin(provider_id, OPENED, late_ms))
     assert await database.read(lambda: leases.of_silent(late_ms, 300_000, 9)) == []
 
 

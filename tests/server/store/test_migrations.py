@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,15 @@ from server.domain.jobs import Bill, FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.domain.money import micros
 from server.store import jobs, leases, queue
-from server.store.database import Database
+from server.store.database import CONTRACT, Database
 from server.store.models import MODELS, Account, Hold, JobTally, Provider, Renter, Transfer, WebhookDelivery
 from server.store.proof import prove
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute, fetch_one
 
 MIGRATIONS = Path(server.store.__path__[0]) / "migrations"
+LAST_OF_ONE_SERVER = 33
+TAKES_AWAY = ("DROP TABLE", "DROP COLUMN", "DROP DEFAULT", "RENAME", "SET NOT NULL", " TYPE ")
 ROWS_OF_0001 = [
     "INSERT INTO provider (name, email, email_key, gpu_model, gpu_vram_mib, os, phone, state, session_epoch,"
     " connected, draining, models_reported, job_types, last_heartbeat_ms, gpu_status, created_ms) VALUES"
@@ -433,6 +436,9 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "SELECT id FROM webhook_delivery WHERE renter_id = 1 ORDER BY id DESC",
             "webhook_delivery_of_renter",
         ),
+        ("SELECT id FROM incident WHERE began_ms IS NOT NULL ORDER BY id DESC", "incident_begun"),
+        ("SELECT id FROM incident WHERE ended_ms < 5", "incident_ended"),
+        ("SELECT id FROM provider WHERE NOT connected AND last_heartbeat_ms > 5", "provider_away"),
         ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
         (
             "SELECT id, amount_micros, created_ms FROM transfer WHERE credit_account_id = 1 AND id > 5 "
@@ -509,6 +515,21 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "SELECT job_id FROM job WHERE state = 'queued' ORDER BY priority DESC, created_ms, job_id",
             "job_queue",
         ),
+        (
+            "UPDATE batch_line SET request = NULL WHERE job_id IN "
+            "(SELECT job_id FROM job WHERE renter_id = 1)",
+            "batch_line_job",
+        ),
+        (
+            "SELECT renter_id, COUNT(id) FROM batch WHERE ended_ms IS NOT NULL GROUP BY renter_id "
+            "HAVING COUNT(id) > 5",
+            "COVERING INDEX batch_kept",
+        ),
+        (
+            "SELECT id FROM batch WHERE state = 'failed' AND EXISTS (SELECT number FROM batch_line "
+            "WHERE batch_line.batch_id = batch.id)",
+            "batch_failed",
+        ),
     ],
 )
 async def test_frequent_query_uses_its_index(sqlite_url: str, query: str, index: str) -> None:
@@ -521,3 +542,17 @@ async def test_frequent_query_uses_its_index(sqlite_url: str, query: str, index:
         shown = await database.read(plan)
     assert index in shown
     assert "TEMP B-TREE" not in shown
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(MIGRATIONS.glob("[0-9]*.py")) if int(path.stem[:4]) > LAST_OF_ONE_SERVER],
+    ids=lambda path: path.stem,
+)
+def test_migration_only_adds_unless_its_name_says_that_it_takes_away(path: Path) -> None:
+    """A release's servers go on while the next one's migrations run, which must not break them."""
+    text = path.read_text(encoding="utf-8").upper()
+    takes_away = [word for word in TAKES_AWAY if word in text]
+    columns = re.findall(r"ADD COLUMN[^;\"]*", text)
+    takes_away += [column for column in columns if "NOT NULL" in column and "DEFAULT" not in column]
+    assert takes_away == [] or path.stem.endswith(CONTRACT)

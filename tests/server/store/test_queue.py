@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from server.domain.jobs import JobRequest, JobType
+from server.domain.jobs import Job, JobRequest, JobType
 from server.domain.levels import Unasked
 from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.domain.pricing import NO_PRICES, Prices, per_minute
@@ -35,6 +35,41 @@ async def test_queue_is_sorted_by_priority_and_then_by_age(database: Database, r
         first,
         second,
     ]
+
+
+@pytest.mark.parametrize(("crowd_size", "reads_on"), [(10, True), (queue.READ_PAST, False)])
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_jobs_behind_those_that_are_not_taken_move_up_within_bounds(
+    database: Database, rows: Rows, crowd_size: int, reads_on: bool, limit: int
+) -> None:
+    renter_id = await rows.renter()
+    left = {await rows.job(renter_id, now_ms=NOW_MS + number) for number in range(crowd_size)}
+    behind = [await rows.job(renter_id, now_ms=NOW_MS + 1000 + number) for number in range(4)]
+
+    def take(job: Job) -> queue.Take:
+        return queue.Take.NO if job.job_id in left else queue.Take.YES
+
+    found = await database.run(lambda: queue.next_queued(CANDIDATE, limit, NOW_MS + 5000, 0, take=take))
+    assert [job.job_id for job in found] == (behind[:limit] if reads_on else [])
+
+
+async def test_a_need_of_which_no_more_is_taken_gives_way_to_another(database: Database, rows: Rows) -> None:
+    renter_id = await rows.renter()
+    able = replace(CANDIDATE, job_types=frozenset({JobType.BENCHMARK, JobType.RENDERING}))
+    full = [
+        await rows.job(renter_id, request=JobRequest(JobType.BENCHMARK, 60_000), now_ms=NOW_MS - 9)
+        for _ in range(3)
+    ]
+    other = await rows.job(renter_id, request=JobRequest(JobType.RENDERING, 60_000))
+    asked: list[str] = []
+
+    def take(job: Job) -> queue.Take:
+        asked.append(job.job_id)
+        return queue.Take.NO_MORE if job.job_id in full else queue.Take.YES
+
+    found = await database.run(lambda: queue.next_queued(able, 1, NOW_MS, 0, take=take))
+    assert [job.job_id for job in found] == [other]
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -90,7 +125,7 @@ async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
             vram_mib=rng.choice([4096, 24576, 80000]),
             vram_reserve_mib=rng.choice([0, 0, 16385, 90000]),
             own_prices=Prices(
-                dict(zip(JobType, rng.choices([99, 100, 119, 121, 150, 151], k=7), strict=True))
+                dict(zip(JobType, rng.choices([99, 100, 119, 121, 150, 151], k=len(JobType)), strict=True))
             )
             if rng.random() < 0.7
             else NO_PRICES,

@@ -152,14 +152,20 @@ async def test_a_write_is_not_interrupted(database: Database) -> None:
         release.wait(HANG_SECONDS)
         execute(database, "INSERT INTO job_tally (day, state, jobs) VALUES (2, 'failed', 1)")
 
-    with reading_for(Purpose("a", in_time(0.05), may_grow=True)):
-        task = asyncio.create_task(database.run(write))
-        await asyncio.to_thread(started.wait, HANG_SECONDS)
-        await asyncio.sleep(0.1)
-        task.cancel()
-        release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    for seconds in (0.05, 0.5, HANG_SECONDS):  # on a busy machine it may not have begun in time
+        end_s = in_time(seconds)
+        with reading_for(Purpose("a", end_s, may_grow=True)):
+            task = asyncio.create_task(database.run(write))
+        while not (started.is_set() or task.done()):
+            await asyncio.sleep(0.01)
+        if started.is_set():
+            break
+        assert isinstance(task.exception(), DomainError)
+    await asyncio.sleep(end_s - in_time(0) + 0.05)
+    task.cancel()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     await database.run(lambda: None)
     async with asyncio.timeout(HANG_SECONDS):
         while await database.read(lambda: fetch_one(database, "SELECT COUNT(*) FROM job_tally")) != (2,):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
@@ -11,7 +12,7 @@ from server.store import providers, sessions
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.store.sessions import Beat
-from tests.server.store.rows import NOW_MS, Rows
+from tests.server.store.rows import NOW_MS, OPENED, Rows
 from tests.support import databases
 from tests.support.databases import Postgres, fetch_one
 
@@ -24,9 +25,8 @@ async def provider_row(database: Database, provider_id: int) -> ProviderRow:
 
 async def test_every_session_has_the_next_epoch(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
-    epochs = [
-        await database.run(lambda: sessions.begin(provider_id, [JobType.TRAINING], NOW_MS)) for _ in range(3)
-    ]
+    training = replace(OPENED, job_types=frozenset({JobType.TRAINING}))
+    epochs = [await database.run(lambda: sessions.begin(provider_id, training, NOW_MS)) for _ in range(3)]
     assert epochs == [2, 3, 4]
     row = await provider_row(database, provider_id)
     assert (row.connected, row.job_types) == (True, frozenset({JobType.TRAINING}))
@@ -34,7 +34,7 @@ async def test_every_session_has_the_next_epoch(database: Database, rows: Rows) 
 
 async def test_end_of_an_older_session_changes_nothing(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
-    await database.run(lambda: sessions.begin(provider_id, JobType, NOW_MS))
+    await database.run(lambda: sessions.begin(provider_id, OPENED, NOW_MS))
     await database.run(lambda: sessions.end(provider_id, 1))
     await database.run(lambda: sessions.set_draining(provider_id, 1))
     row = await provider_row(database, provider_id)

@@ -8,7 +8,7 @@ must come after the row of the table was removed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -309,6 +309,71 @@ async def test_write_whose_row_is_removed_changes_nothing(
     before = await stored(database)
     await run(database, scene, attempt_write)
     assert await stored(database) == before
+
+
+def accept_started(scene: Scene) -> bool:
+    return leases.accept_started(*scene.of_lease(), NOW_MS)
+
+
+def write_and_end(scene: Scene) -> bool:
+    lease = replace(scene.lease(), output_through_seq=1)
+    return leases.end(lease, LeaseOutcome.SUCCEEDED, NOW_MS, last_output=b"x")
+
+
+# Writes that make several steps at once, with a state in which they happen and the rows that they need.
+SEVERAL_STEPS: list[tuple[Callable[[Scene], object], LeaseState, list[tuple[Transitions[Any, Any], Any]]]] = [
+    (
+        accept_started,
+        LeaseState.OFFERED,
+        [
+            (JOB_TRANSITIONS, (JobState.PENDING, JobEvent.ACCEPT)),
+            (JOB_TRANSITIONS, (JobState.ASSIGNED, JobEvent.START)),
+            (LEASE_TRANSITIONS, (LeaseState.OFFERED, LeaseEvent.ACCEPT)),
+            (LEASE_TRANSITIONS, (LeaseState.ACCEPTED, LeaseEvent.START)),
+        ],
+    ),
+    (
+        write_and_end,
+        LeaseState.RUNNING,
+        [
+            (LEASE_TRANSITIONS, (LeaseState.RUNNING, LeaseEvent.WRITE)),
+            (LEASE_TRANSITIONS, (LeaseState.RUNNING, LeaseEvent.END)),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("attempt_write", "state", "table", "row"),
+    [(write, state, *needed) for write, state, rows in SEVERAL_STEPS for needed in rows],
+)
+async def test_write_of_several_steps_needs_the_row_of_each(
+    database: Database,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    attempt_write: Callable[[Scene], object],
+    state: LeaseState,
+    table: Transitions[Any, Any],
+    row: tuple[Any, Any],
+) -> None:
+    scene = Scene(await rows.provider(), await rows.renter())
+    with monkeypatch.context() as without:
+        without.delitem(table.rows, row)
+        await database.run(partial(scene.insert, JOB_OF_LEASE[state], state))
+        before = await stored(database)
+        await run(database, scene, attempt_write)
+        assert await stored(database) == before
+
+
+@pytest.mark.parametrize(("attempt_write", "state"), [(write, state) for write, state, _ in SEVERAL_STEPS])
+async def test_write_of_several_steps_leads_to_the_last_state(
+    database: Database, rows: Rows, attempt_write: Callable[[Scene], object], state: LeaseState
+) -> None:
+    scene = Scene(await rows.provider(), await rows.renter())
+    await database.run(partial(scene.insert, JOB_OF_LEASE[state], state))
+    await run(database, scene, attempt_write)
+    lease = (await stored(database))["Lease"][0]
+    assert lease["state"] == {accept_started: "running", write_and_end: "ended"}[attempt_write]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("table", "writes"), WRITES)

@@ -15,6 +15,7 @@ from daemon.machine.gpus import provers
 from daemon.machine.gpus.provers import Prover, ProverError
 from server.domain import gpu_proofs
 from server.domain.gpu_proofs import Scale
+from tests.support.opencl import needs_opencl
 
 SEED, NONCE = bytes(range(32)), bytes(range(100, 132))
 SMALL = Scale(rounds=3, chunk_cells=16, group_digests=50)
@@ -29,6 +30,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def prover(environment: dict[str, str]) -> AsyncIterator[Prover]:
+    needs_opencl()
     started = await Prover.start("GPU-a", environment)
     yield started
     await started.close()
@@ -55,6 +57,7 @@ async def test_memory_in_several_buffers_is_numbered_through(
 ) -> None:
     from daemon.machine.gpus import prover_child
 
+    needs_opencl()
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
     monkeypatch.setattr(prover_child, "MOST_BUFFER_BYTES", 10 * SMALL.chunk_bytes)
@@ -80,6 +83,7 @@ async def test_driver_that_refuses_the_memory_is_an_error_and_no_crash(prover: P
 async def test_process_that_dies_or_hangs_is_an_error(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    needs_opencl()
     dying = await Prover.start("GPU-a", environment)
     os.kill(dying._process.pid, signal.SIGKILL)
     with pytest.raises(ProverError, match="ended"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import tarfile
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from daemon.machine.gpus.processes import is_foreign
 from daemon.machine.health import Health
 from daemon.runners import Log
 from daemon.runners.containers.settings import MIB
+from daemon.runners.input_files import Given
 from tests.daemon.runners.bench import Bench, Outcome, both_engines, follow, offer, shell, until
 from tests.support.lengths import lengths
 from tests.support.private_engine import IMAGE, PrivateEngine, add_image
@@ -51,6 +54,36 @@ async def test_input_files_can_be_read_but_not_changed(bench: Bench) -> None:
     assert b"touch: /input/x: Read-only file system" in outcome.log
     assert b"can't create /input/empty" in outcome.log
     assert (await bench.run(shell("ls /input; exit 0"))).output == b""
+
+
+@both_engines
+async def test_inputs_lie_read_only_at_input_beside_the_jobs_own_texts(bench: Bench, tmp_path: Path) -> None:
+    packed, plain = tmp_path / "theirs.tar", tmp_path / "plain"
+    plain.write_bytes(bytes(3 << 20))
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(__file__, "data/code.py")
+    script = "cd $DCP_INPUT_DIR; find . -type f | sort; sha256sum big/plain; cat text; touch /input/data/x"
+    offered = shell(script, input_files={"text": "own\n"})
+    bench.runner.take_inputs(
+        offered.lease, [Given(packed, "", unpack=True), Given(plain, "big/plain", unpack=False)]
+    )
+    outcome = await bench.run(offered)
+    digest = hashlib.sha256(bytes(3 << 20)).hexdigest()
+    listed = "./big/plain\n./data/code.py\n./text\n"
+    assert outcome.output.decode() == f"{listed}{digest}  big/plain\nown\n", outcome
+    assert b"Read-only file system" in outcome.log
+
+
+async def test_a_refused_input_starts_nothing(bench: Bench, tmp_path: Path) -> None:
+    packed = tmp_path / "theirs.tar"
+    with tarfile.open(packed, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../../etc/passwd"))
+    offered = shell("true")
+    bench.runner.take_inputs(offered.lease, [Given(packed, "", unpack=True)])
+    outcome = await bench.run(offered)
+    assert outcome.reason == "INPUT_REFUSED"
+    assert "leads out of the folder" in str(outcome.error)
+    assert bench.engine.docker("ps", "-aq").strip() == ""
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "-rf", "ä", "x" * 101])

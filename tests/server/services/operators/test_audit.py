@@ -122,5 +122,5 @@ async def test_database_itself_refuses_to_change_the_log(database: Database, cha
     await database.run(note)
     with pytest.raises(Exception, match="the audit log is immutable"):
         await database.run(partial(execute, database, change))
-    (entry,) = await database.read(lambda: audit.entries(None, None, None, 10))
+    (entry,) = await database.read(lambda: audit.entries(None, None, None, None, 10))
     assert entry.actor == "a"

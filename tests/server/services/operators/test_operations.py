@@ -297,7 +297,7 @@ async def test_changed_rate_is_quoted_shown_and_billed_but_not_for_earlier_jobs(
     earlier, lease = await market.running_job(payer, provider, daemon, output=b"Hello.")
     assert (await public_rates(market, provider))["llm-inference"] == 150
     card = await change_rate(market, LLM, 300)
-    assert (card[LLM], card[TRAINING], len(card)) == (300, 250, 7)
+    assert (card[LLM], card[TRAINING], len(card)) == (300, 250, 8)
     assert (await public_rates(market, provider))["llm-inference"] == 300
     market.clock.advance(60)
     await daemon.finished(lease, seconds=60)

@@ -28,12 +28,15 @@ from dcp.v1 import (
     webhooks_pb2,
 )
 
+from server.blobs.files import MARK
+from server.bus.local import LocalBus
 from server.config import Config
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobRequest, JobType
 from server.domain.keys import Scope
 from server.domain.limits import OFF
 from server.domain.money import micros
+from server.domain.statements import EVER
 from server.domain.webhooks import Answer
 from server.rpc.events import body_text
 from server.services.deliveries import Deliveries
@@ -133,10 +136,14 @@ async def test_every_text_of_the_renters_rows_is_erased_or_kept_with_a_reason(ma
         "artifact.job_id": "the provider's history",
         "artifact.blob_key": "random, until the bytes are gone",
         "artifact.state": "a fixed word",
+        "input.input_id": "random, until the bytes are gone",
+        "input.purpose": "a fixed word",
+        "input.state": "a fixed word",
+        "input_piece.blob_key": "random, until the bytes are gone",
     }
     not_renters = {
         *("provider", "provider_gpu", "provider_model", "provider_standing", "customers_read", "withdrawal"),
-        *("audit_entry", "price", "provider_key", "job_tally"),
+        *("audit_entry", "price", "provider_key", "job_tally", "server"),
     }
     async with whole_renter(market) as whole:
         await delete(market, whole.renter, forfeit=BALANCE_HALALA)
@@ -278,9 +285,10 @@ async def all_of(call: Any) -> list[Any]:
 async def test_cleaning_deletes_the_bytes_of_the_files(any_market: Market, tmp_path: Path) -> None:
     market = any_market
     async with whole_renter(market) as whole:
-        assert stored(tmp_path) == [FILE, FILE]
+        assert stored(tmp_path) == [FILE, FILE, FILE]  # two artifacts and an input
         await delete(market, whole.renter, forfeit=BALANCE_HALALA)
         await market.server.services.cleaning.tick()
+        await market.server.services.inputs.clean()
         assert stored(tmp_path) == []
         assert await market.sql(lambda: Artifact.select().count()) == 0
 
@@ -308,12 +316,15 @@ async def test_file_uploaded_during_the_deletion_is_not_stored(any_market: Marke
         await upload.done_writing()
         assert await upload.code() is not grpc.StatusCode.OK
         await market.server.services.cleaning.tick()
+        await market.server.services.inputs.clean()
         assert stored(tmp_path) == []
 
 
 def stored(folder: Path) -> list[bytes]:
     """The contents of all files in the store."""
-    return [path.read_bytes() for path in (folder / "blobs").rglob("*") if path.is_file()]
+    return [
+        path.read_bytes() for path in (folder / "blobs").rglob("*") if path.is_file() and path.name != MARK
+    ]
 
 
 async def test_operators_see_a_deleted_renter_without_a_name(any_market: Market) -> None:
@@ -543,7 +554,7 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
         await services.deletion.delete(renter.id, "r@example.com", 900)
         return Answer(200, None)
 
-    sender = Deliveries(database, clock, body_text, post)
+    sender = Deliveries(database, clock, body_text, post, LocalBus())
     await sender.tick()
     await sender.settled()
     assert len(sent) == 1
@@ -579,7 +590,7 @@ async def test_forfeit_is_only_in_the_statement_of_the_deleted_renter(market: Ma
     renter, other = await register(market, "a@example.com"), await market.renter()
     await top_up(market, renter, 42)
     await delete(market, renter, "a@example.com", 42)
-    lines = (await market.server.services.statements.lines(renter.id, None, 9)).rows
+    lines = (await market.server.services.statements.lines(renter.id, None, EVER, 9)).rows
     assert [(line.kind.value, line.amount_micros, line.balance_micros) for line in lines] == [
         ("forfeit", micros(-42), 0),
         ("topup", micros(42), micros(42)),

@@ -11,7 +11,7 @@ from dcp.v1 import privacy_pb2 as pb
 from google.protobuf.json_format import MessageToDict
 
 from server.services.privacy.export import PAGE_SIZE
-from server.store.models import MODELS, Chunk, Dispute, Job, Lease, Renter, Webhook
+from server.store.models import MODELS, Batch, BatchLine, Chunk, Dispute, Job, Lease, Renter, Webhook
 from tests.support.running_server import MODEL, Market, Party, refusal
 from tests.support.whole_renter import (
     FILE,
@@ -119,6 +119,16 @@ EXPORTED = {
     "artifact.size_bytes": "attempts.artifacts.size_bytes",
     "artifact.sha256": "attempts.artifacts.sha256",
     "artifact.created_ms": "attempts.artifacts.created_at",
+    "input.input_id": "inputs.input.input_id",
+    "input.purpose": "inputs.purpose",
+    "input.name": "inputs.input.name",
+    "input.size_bytes": "inputs.input.size_bytes",
+    "input.received_bytes": "inputs.input.received_bytes",
+    "input.sha256": "inputs.input.sha256",
+    "input.url": "inputs.input.url",
+    "input.problem": "inputs.input.problem",
+    "input.state": "inputs.input.status",
+    "input.created_ms": "inputs.input.created_at",
     "dispute.id": "disputes.id",
     "dispute.job_id": "disputes.job_id",
     "dispute.provider_id": "disputes.provider_id",
@@ -147,9 +157,30 @@ EXPORTED = {
 # Columns that are not exported, and why.
 _CODE = "recognizes a mailed secret; goes 30 days after its end"
 _BUDGET = "sums of the jobs that the export lists, by their keys"
+PIECE = ("id", "owner_id", "first_byte", "size_bytes", "blob_key", "stored_ms")
 _LETTER = "a mail that the renter got; goes after two days"
 NOT_EXPORTED = {
+    "renter.input_bytes": "the size of the inputs that the export lists",
+    **{
+        f"{model._meta.table_name}.{column.name}": "stands in `batches` of the export, as its routes show it"
+        for model in (Batch,)
+        for column in model._meta.sorted_fields
+    },
+    **{
+        f"batch_line.{column.name}": "stands in the file that the renter sent, and in the jobs of its lines"
+        for column in BatchLine._meta.sorted_fields
+    },
+    "input.id": "internal number",
+    "input.renter_id": "the renter's id",
+    "input.used_ms": "the last use, which delays the deletion",
+    **dict.fromkeys(
+        (f"input_piece.{name}" for name in PIECE), "where the bytes of an input lie, which the renter sent"
+    ),
+    "job.keeps_files": "whether its cancel waited for its files, which the export lists",
+    "job_input.job_id": "stands in the job's request",
+    "job_input.input_id": "stands in the job's request",
     "job.logprobs": "kept only of the market's own jobs",
+    "job.trace": "drawn by lot, or of the renter's own choice; the operator's collector has what it names",
     "renter.storage_day": "the last day that was paid for; the statement has each",
     "token_remainder.renter_id": "see token_remainder.parts",
     "token_remainder.parts": "less than a millionth of a halala",
@@ -183,12 +214,23 @@ NOT_EXPORTED = {
     "letter.attempts": _LETTER,
     "letter.next_ms": _LETTER,
     "letter.error": _LETTER,
+    "letter.log_in_code_id": _LETTER,
+    "log_in_code.id": _CODE,
+    "log_in_code.role": _CODE,
+    "log_in_code.owner_id": _CODE,
+    "log_in_code.browser_sha256": _CODE,
+    "log_in_code.sha256": _CODE,
+    "log_in_code.created_ms": _CODE,
+    "log_in_code.expires_ms": _CODE,
+    "log_in_code.guesses": _CODE,
+    "log_in_code.ended_ms": _CODE,
     "renter.mailbox": "derived from the address",
     "renter.state": "exported as suspended",
     "renter.erase_from_ms": "only for deleted renters",
     "renter.request_bytes": "the size of the requests that the export lists",
     "renter.is_market": "marks the market's own accounts, which are not people",
     "api_key.role": "a renter's",
+    "api_key.is_log_in": "marks a browser's log-in, which ends within seven days and is no key",
     "api_key.owner_id": "the renter's id",
     "api_key.sha256": "recognizes a secret",
     "account.id": "internal number",
@@ -254,6 +296,8 @@ TABLES_WITHOUT_RENTERS = {
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("provider_standing", "provider_customer", "customers_read", "gpu_proof"),
     *("audit_entry", "price", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard", "canary"),
+    *("server", "blob_folder", "incident"),
+    *("operator", "operator_invitation", "operator_key", "passkey", "passkey_challenge"),
 }
 
 

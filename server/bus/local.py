@@ -1,26 +1,12 @@
-"""The port through which programs tell one another that a job has changed, and its form within one process.
-
-A message is a hint without content: who hears it reads what is stored. One that is lost costs only time.
-"""
+"""The bus within one process: only watchers of jobs need it, since there is no other server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Iterable
 
-Wake = Callable[[], None]
-
-
-class Bus(Protocol):
-    """What a bus between servers has to do."""
-
-    def publish(self, jobs: Iterable[str]) -> None:
-        """Says that jobs have changed, after the commit. It is called in any thread, and never raises."""
-
-    def subscribe(self, job_id: str, wake: Wake) -> Wake:
-        """Calls ``wake`` on the event loop after each change of a job; returns what ends that."""
+from server.bus import Heard, Topic, Wake
 
 
 class LocalBus:
@@ -30,12 +16,14 @@ class LocalBus:
         self._wakes: dict[str, list[Wake]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def publish(self, jobs: Iterable[str]) -> None:
+    def publish(self, topic: Topic, ids: Iterable[str]) -> None:
         """Wakes who watches one of these jobs. It costs nothing if nobody does."""
-        watched = [job_id for job_id in jobs if job_id in self._wakes]
+        if topic is not Topic.JOB:
+            return
+        watched = [job_id for job_id in ids if job_id in self._wakes]
         if watched and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._wake, watched)
+                self._loop.call_soon_threadsafe(self.wake, watched)
 
     def subscribe(self, job_id: str, wake: Wake) -> Wake:
         """Calls ``wake`` after each change; call it on the event loop."""
@@ -49,7 +37,22 @@ class LocalBus:
 
         return end
 
-    def _wake(self, jobs: Iterable[str]) -> None:
+    def listen(self, topic: Topic, heard: Heard) -> None:
+        """There is nobody else to hear."""
+
+    async def start(self) -> None:
+        """Nothing is to be connected."""
+
+    async def stop(self) -> None:
+        """Nothing was connected."""
+
+    @property
+    def watched(self) -> list[str]:
+        """The jobs that somebody watches here."""
+        return list(self._wakes)
+
+    def wake(self, jobs: Iterable[str]) -> None:
+        """Wakes who watches one of these jobs; call it on the event loop."""
         for job_id in jobs:
             for wake in tuple(self._wakes.get(job_id, ())):
                 wake()

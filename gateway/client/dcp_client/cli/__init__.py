@@ -1,0 +1,1 @@
+"""The command `dcp`: a terminal's way to a market."""
