@@ -31,7 +31,7 @@ from tests.support.deployments import DEPLOY
 from tests.support.patient_renter import eventually
 
 NATS = Path(sys.executable).parent / "nats-server"
-TOPIC = next(topic for topic in Topic if topic is not Topic.JOB)
+TOPIC = Topic.PROVIDER
 WAIT_SECONDS = 20.0
 # Time for several tries.
 REFUSED_SECONDS = 3.0

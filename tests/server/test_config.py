@@ -87,6 +87,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "user@x",
             "p/w",
         ),
+        public_url="https://market.example",
     )
 
 

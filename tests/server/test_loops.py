@@ -86,6 +86,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
         "remove old letters",
         "remove old incidents",
         "remove old log-ins",
+        "remove old credentials of operators",
         "check providers",
         "assess providers",
         "mature payouts",

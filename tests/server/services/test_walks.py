@@ -244,7 +244,8 @@ class Operators(Walk):
         name = f"Operator {self.rng.getrandbits(64)}"
         request = operators_pb2.InviteOperatorRequest(name=name, role=options_pb2.OPERATOR_ROLE_SUPPORT)
         method = METHODS["OperatorService.InviteOperator"]
-        return int((await call(self.market, method, request, self.metadata)).operator.id)
+        invited: Any = await call(self.market, method, request, self.metadata)
+        return int(invited.operator.id)
 
 
 class OwnUsage(WithDaemon):
