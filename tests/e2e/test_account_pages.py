@@ -28,8 +28,8 @@ from playwright.sync_api import (
 )
 
 from daemon.config.config import from_env
-from scripts.browser import running_browser
 from scripts.market import UNLIMITED, Market
+from tests.support.browsers import PATIENCE_MS
 from tests.support.mail_server import MailServer, mail_server
 from tests.support.openai_server import Script, openai_server
 
@@ -38,7 +38,6 @@ pytestmark = pytest.mark.e2e
 ADMIN_TOKEN = "operator-token-of-the-account-pages"
 DESKTOP = {"width": 1280, "height": 800}
 MODEL = "public/llama"
-expect.set_options(timeout=60_000)  # other work may share the machine
 REAL_MODELS = from_env({}).models
 NUMBERS = count(1)
 RENTER_VIEWS = (
@@ -113,17 +112,11 @@ def market(tmp_path_factory: pytest.TempPathFactory, mail: MailServer, script: S
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as running:
-        yield running
-
-
 @pytest.fixture
 def context(browser: Browser, market: Market) -> Iterator[BrowserContext]:
     """A browser of one person. The test fails if a page logs an error or sends a request to another host."""
     context = browser.new_context(viewport=DESKTOP, base_url=market.url, reduced_motion="reduce")  # type: ignore[arg-type]
-    context.set_default_timeout(60_000)  # other work may share the machine
+    context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
@@ -493,7 +486,7 @@ def test_batch_is_uploaded_runs_and_its_answers_are_saved(page: Page, renter: Ac
     page.get_by_label("File", exact=True).set_input_files(file)
     page.get_by_role("button", name="Start the batch").click()
     table = page.get_by_role("table", name="Batches")
-    expect(table).to_contain_text("3 / 3", timeout=90_000)
+    expect(table).to_contain_text("3 / 3")
     with page.expect_download() as saving:
         table.get_by_role("link", name="Answers").click()
     answers = [json.loads(line) for line in saving.value.path().read_text().splitlines()]
@@ -510,6 +503,7 @@ def test_download_asks_for_a_log_in_instead_of_saving_its_refusal(
     log_in(page, renter.key)
     page.get_by_role("link", name="Usage").click()
     expect(page.get_by_role("link", name="Download as CSV")).to_be_visible()
+    expect(page.get_by_text("Spent", exact=True)).to_be_visible()  # nothing else asks for a log-in
     end_log_ins(market, renter.key)
     page.get_by_role("link", name="Download as CSV").click()
     dialog = page.get_by_role("dialog")

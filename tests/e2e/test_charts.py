@@ -10,7 +10,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from scripts.browser import running_browser
 from scripts.market import Market
 
 pytestmark = pytest.mark.e2e
@@ -42,12 +41,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     with Market(
         tmp_path_factory.mktemp("market"), admin_token="operator-token-of-the-charts-alone"
     ) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as running:
         yield running
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Route, expect
 
-from scripts.browser import running_browser
 from scripts.market import UNLIMITED, Market
 from tests.e2e.test_account_pages import HOSTILE, Looks, in_each_language, look_at, open_view
 from tests.e2e.test_operator_pages import add_authenticator
+from tests.support.browsers import PATIENCE_MS
 from tests.support.openai_server import DONE, END, Script, event, openai_server, word
 from tests.support.patient_renter import eventually
 
@@ -26,7 +26,6 @@ MODEL = "public/llama"
 IBAN = "SA0380000000608010167519"
 OTHER_IBAN = "SA4420000001234567891234"
 NUMBERS = count(1)
-WAIT_MS = 90_000  # other work may share the machine
 TOKENS = 160
 COUNTS = event(choices=[], usage={"prompt_tokens": 5, "completion_tokens": TOKENS})
 ANSWER = (*(word("Hello world ") for _ in range(TOKENS // 2)), END, COUNTS, DONE)
@@ -55,14 +54,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=WAIT_MS)
-    with running_browser() as running:
-        yield running
-    expect.set_options(timeout=5_000)
-
-
 def new_context(browser: Browser, market: Market) -> BrowserContext:
     # Passkeys belong to names, not to addresses.
     url = market.url.replace("127.0.0.1", "localhost")
@@ -73,7 +64,7 @@ def new_context(browser: Browser, market: Market) -> BrowserContext:
 def context(browser: Browser, market: Market) -> Iterator[BrowserContext]:
     """A browser of one person. The test fails if a page logs an error or sends a request to another host."""
     context = new_context(browser, market)
-    context.set_default_timeout(WAIT_MS)
+    context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:

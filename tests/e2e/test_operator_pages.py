@@ -9,8 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, CDPSession, ConsoleMessage, Page, expect
 
-from scripts.browser import running_browser
 from scripts.market import UNLIMITED, Market
+from tests.support.browsers import PATIENCE_MS
 
 pytestmark = pytest.mark.e2e
 
@@ -33,12 +33,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as running:
-        yield running
-
-
 @pytest.fixture
 def context(browser: Browser, market: Market) -> Iterator[BrowserContext]:
     """A browser of one person. The test fails if a page logs an error."""
@@ -47,7 +41,7 @@ def context(browser: Browser, market: Market) -> Iterator[BrowserContext]:
     context = browser.new_context(
         base_url=url, viewport={"width": 1280, "height": 800}, reduced_motion="reduce"
     )
-    context.set_default_timeout(60_000)  # other work may share the machine
+    context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:

@@ -16,7 +16,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
-from scripts.browser import running_browser
 from scripts.market import UNLIMITED, Market
 from tests.support.clustered_market import StartMarket
 from tests.support.lengths import lengths
@@ -32,12 +31,6 @@ PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     folder = tmp_path_factory.mktemp("market")
     with Market(folder, admin_token=ADMIN_TOKEN, settings=UNLIMITED) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as running:
         yield running
 
 

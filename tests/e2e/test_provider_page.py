@@ -11,15 +11,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from scripts.browser import running_browser
 from scripts.market import UNLIMITED, Market
+from tests.support.browsers import PATIENCE_MS
 from tests.support.nvml_stub.stub import Machine, build
 from tests.support.openai_server import Script, openai_server
 from tests.support.patient_renter import eventually
 
 pytestmark = pytest.mark.e2e
-expect.set_options(timeout=30_000)  # other work may share the machine
-
 ADMIN_TOKEN = "operator-token-of-the-provider-page"
 ADMIN = {"x-admin-token": ADMIN_TOKEN}
 MODEL = "public/llama"
@@ -105,19 +103,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return machine
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as running:
-        yield running
-
-
 @pytest.fixture
 def context(browser: Browser, market: Market) -> Iterator[BrowserContext]:
     """A browser of one provider. The test fails if a page logs an error."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, base_url=market.url, reduced_motion="reduce"
     )
-    context.set_default_timeout(60_000)  # other work may share the machine
+    context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
     context.on("weberror", lambda error: complaints.append(str(error.error)))
     yield context

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import httpx
 
+PATIENCE_MS = 90_000
+"""For what a page shows: other work may share the machine."""
+
 
 class Browser:
     """A browser with cookies of its own, on a page of the market."""
