@@ -41,11 +41,16 @@ _OWN = "usage reads the account's charged jobs of the days that are asked for"
 _LEDGER = "the hold is committed before the engine is asked, and three programs in Python have their turns"
 _SAME_CORES = "the model computes on the two cores that the market's programs need"
 _BATCHES = "acks wait for their batch's commit, which other programs delay (17.6 ms beside none)"
+_COMES_BACK = f"{_PAUSES}; of SIGTERM also the pauses that the ending server gives them, spread by its rate"
+_COMMITS = "the hold, the lease and the bill are each durable before the next party acts on it"
+_TURNS = "a session, a hold and a lease stand before the start; a Celery task is one entry of a list"
+_BESIDE = "two cores: what a heavy page computes, others wait for now and then"
 _LOAD = "the load needs the same cores for its half of each set-up"
 GOAL_LINES = (
     Goal("10,000 daemons are back after SIGKILL", "never", "storm", "SIGKILL: all daemons back after",
          _PAUSES),
-    Goal("10,000 daemons are back after SIGTERM", "> 60 s", "storm", "SIGTERM: all daemons back after"),
+    Goal("10,000 daemons are back after SIGTERM", "> 60 s", "storm", "SIGTERM: all daemons back after",
+         _COMES_BACK),
     Goal("of them refused after SIGKILL", "15,181", "storm", "SIGKILL: streams that the server refused"),
     Goal("of them refused after SIGTERM", "", "storm", "SIGTERM: streams that the server refused"),
     Goal("sessions set up in a second", "130 to 200", "fleet", "sessions set up", _LOAD),
@@ -73,12 +78,12 @@ GOAL_LINES = (
          "jobs/s, embedded : celery, redis syncs always", _STEPS),
     Goal("statements of a job", "64", "dispatch", "one job: statements",
          _GUARDS),
-    Goal("commits of a job", "4.4", "dispatch", "one job: write transactions"),
-    Goal("syncs of the server for a job", "4.6", "dispatch", "one job: syncs of the server"),
+    Goal("commits of a job", "4.4", "dispatch", "one job: write transactions", _COMMITS),
+    Goal("syncs of the server for a job", "4.6", "dispatch", "one job: syncs of the server", _COMMITS),
     Goal("syncs of the daemon for a job", "4.5", "dispatch", "one job: syncs of the daemon"),
     Goal("messages on the stream for a job", "7", "dispatch", "one job: messages on the stream"),
     Goal("submit to started at rest, p50 : the same Celery", "2 to 2.5", "dispatch",
-         "submit to started at rest, p50, embedded : celery, redis syncs always"),
+         "submit to started at rest, p50, embedded : celery, redis syncs always", _TURNS),
     Goal("first token of a chat, small model: later than directly", "1,042 ms", "inference",
          "a small model, one stream: first token, p50, market - direct",
          _LEDGER),
@@ -97,7 +102,7 @@ GOAL_LINES = (
     Goal("the same for an account with 100,000 jobs of its own", "up to 290", "growth",
          "the worst of all routes, largest account", _OWN),
     Goal("another renter's p99 beside 8 heavy pages at once : alone", "504", "growth",
-         "another renter's p99 beside 8 heavy pages at once : alone"),
+         "another renter's p99 beside 8 heavy pages at once : alone", _BESIDE),
     Goal("jobs/s beside 50,000 that nobody can run : beside none", "0.22", "queue",
          "jobs/s, full queue : empty queue"),
     Goal("submit to started at the daemon's server, p50", "", "cluster",
