@@ -442,24 +442,9 @@ class Config:
                 **{field: _version(name, value[name]) for name, (field, _) in _MINIMUMS.items()}
             ),
             blob_store=_blob_store(value["DCP_BLOB_STORE"]),
-            artifact_limits=ArtifactLimits(
-                **{
-                    field: _number(name, value[name], least, most)
-                    for name, (field, least, most, _) in _ARTIFACTS.items()
-                }
-            ),
-            input_limits=InputLimits(
-                **{
-                    field: _number(name, value[name], least, most)
-                    for name, (field, least, most, _) in _INPUTS.items()
-                }
-            ),
-            storage_limits=StorageLimits(
-                **{
-                    field: _number(name, value[name], least, most)
-                    for name, (field, least, most, _) in _STORAGE.items()
-                }
-            ),
+            artifact_limits=ArtifactLimits(**_numbers(_ARTIFACTS, value)),
+            input_limits=InputLimits(**_numbers(_INPUTS, value)),
+            storage_limits=StorageLimits(**_numbers(_STORAGE, value)),
             standing_counts=_boolean("DCP_STANDING_COUNTS", value["DCP_STANDING_COUNTS"]),
             recovery_hours=_number("DCP_RECOVERY_HOURS", value["DCP_RECOVERY_HOURS"], 0, 720),
             mail=_mail(value),
@@ -468,18 +453,8 @@ class Config:
             server_name=_server_name(environ.get("DCP_SERVER_NAME", "")),
             public_url=_public_url(value["DCP_PUBLIC_URL"]) if value["DCP_PUBLIC_URL"] else "",
             sar_per_usd=_sar_per_usd(value["DCP_SAR_PER_USD"]),
-            payouts=PayoutTerms(
-                **{
-                    field: _number(name, value[name], least, most)
-                    for name, (field, least, most, _) in _PAYOUTS.items()
-                }
-            ),
-            incidents=Thresholds(
-                **{
-                    field: _number(name, value[name], least, most)
-                    for name, (field, least, most, _) in _INCIDENTS.items()
-                }
-            ),
+            payouts=PayoutTerms(**_numbers(_PAYOUTS, value)),
+            incidents=Thresholds(**_numbers(_INCIDENTS, value)),
             gpu_proof_rounds=_number("DCP_GPU_PROOF_ROUNDS", value["DCP_GPU_PROOF_ROUNDS"], 1, 1 << 20),
             log_format=_log_format(value["DCP_LOG_FORMAT"]),
             metrics_listen=_metrics_listen(value["DCP_METRICS_LISTEN"]),
@@ -580,6 +555,13 @@ def _number(name: str, text: str, least: int, most: int) -> int:
     if not is_number or not least <= int(text) <= most:
         raise ConfigError(f"{name}: {text!r} is not a number from {least} to {most}")
     return int(text)
+
+
+def _numbers(variables: Mapping[str, tuple[str, int, int, str]], value: Mapping[str, str]) -> dict[str, int]:
+    """The fields that the variables set, each a number in its range."""
+    return {
+        field: _number(name, value[name], least, most) for name, (field, least, most, _) in variables.items()
+    }
 
 
 def _blob_store(text: str) -> str:

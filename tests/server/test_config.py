@@ -26,7 +26,7 @@ def test_empty_variable_is_unset() -> None:
     assert Config.from_env({variable.name: "" for variable in VARIABLES}) == DEFAULTS
 
 
-def test_every_variable_is_read(tmp_path: Path) -> None:
+def test_values_of_variables_are_read_in_their_units(tmp_path: Path) -> None:
     issued = trustme.CA().issue_cert("localhost")
     cert, key = issued.cert_chain_pems[0].bytes(), issued.private_key_pem.bytes()
     (tmp_path / "cert").write_bytes(cert)
@@ -89,6 +89,22 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         ),
         public_url="https://market.example",
     )
+
+
+FLIPPED = {"true": "false", "false": "true"}
+
+
+NUMBERS_AND_SWITCHES = {
+    each.name: each.default for each in VARIABLES if each.default.isdecimal() or each.default in FLIPPED
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS_AND_SWITCHES)
+def test_number_or_switch_changes_what_is_configured(name: str) -> None:
+    default = NUMBERS_AND_SWITCHES[name]
+    others = {"DCP_TRACES": "http://127.0.0.1:4318"}
+    changed = Config.from_env(others | {name: FLIPPED.get(default) or str(int(default) - 1)})
+    assert changed != Config.from_env(others)
 
 
 MAIL = {"DCP_MAIL_FROM": "accounts@market.example", "DCP_PUBLIC_URL": "https://market.example"}
