@@ -26,6 +26,9 @@ FAILURES = (httpx.HTTPError, httpx.InvalidURL)
 """What a request raises that did not get its answer."""
 
 MAX_ERROR_BYTES = 65536
+KEPT_CONNECTIONS = 8
+KEPT_SECONDS = 4.0
+"""Model servers close a connection that was idle for five seconds or longer."""
 _HEADERS = {"Accept-Encoding": "identity"}
 
 
@@ -39,18 +42,47 @@ def client(*, headers: Mapping[str, str] | None = None, socket: str | None = Non
     It follows no redirections and asks no proxy of the environment: prompts and the provider's key go only
     where the provider said.
     """
-    # A server may close a connection after a stream without saying so, and the next request on it would fail.
-    limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.AsyncClient(
         headers={**_HEADERS, **(headers or {})},
         event_hooks={"request": [_name_trace], "response": [_check_plain_later]},
-        limits=limits,
-        transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits) if socket is not None else None,
+        transport=_Transport(socket),
         trust_env=False,
-        verify=_authorities(),
         follow_redirects=False,
         **options,
     )
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    """Uses a connection again for a short time.
+
+    A server may close it at that very moment, or after a stream without saying so. A request that got no
+    answer on a connection of before is sent once more, on a new one: at worst the server computes it twice.
+    """
+
+    def __init__(self, socket: str | None) -> None:
+        options: dict[str, Any] = {"uds": socket, "verify": _authorities(), "trust_env": False}
+        kept = httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
+        self._kept = httpx.AsyncHTTPTransport(**options, limits=kept)
+        self._new = httpx.AsyncHTTPTransport(**options, limits=httpx.Limits(max_keepalive_connections=0))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        is_new = False
+
+        async def trace(event: str, _: Any) -> None:
+            nonlocal is_new
+            is_new = is_new or event.startswith("connection.connect_")
+
+        request.extensions = {**request.extensions, "trace": trace}
+        try:
+            return await self._kept.handle_async_request(request)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+            if is_new:
+                raise
+        return await self._new.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._kept.aclose()
+        await self._new.aclose()
 
 
 async def _name_trace(request: httpx.Request) -> None:

@@ -33,9 +33,11 @@ async def attached(
 ) -> AsyncIterator[AttachedEngine]:
     with openai_server(script) as url:
         engine = AttachedEngine(Attachment(url, **attachment), patience=patience)
-        await engine.refresh()
-        yield engine
-        await engine.close()
+        try:
+            await engine.refresh()
+            yield engine
+        finally:
+            await engine.close()
 
 
 async def run(engine: AttachedEngine, work: sessions_pb2.JobOffer) -> tuple[list[Any], jobs_pb2.Usage]:

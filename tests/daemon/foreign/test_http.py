@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 
@@ -25,6 +28,72 @@ def script() -> Script:
 def url(script: Script) -> Iterator[str]:
     with openai_server(script) as url:
         yield f"{url}/models"
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+LEFT = b""
+"""The server closes the connection instead of an answer."""
+
+
+@asynccontextmanager
+async def server(*connections: Sequence[bytes]) -> AsyncIterator[tuple[http.Client, list[bytes]]]:
+    """A client of a server that plays one list of answers on each connection; the requests that it got."""
+    left, requests, players = list(connections), list[bytes](), list[asyncio.Task[None]]()
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        players.append(cast("asyncio.Task[None]", asyncio.current_task()))
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            for answer in left.pop(0):
+                head = await reader.readuntil(b"\r\n\r\n")
+                requests.append(head + await reader.readexactly(2 if head.startswith(b"POST") else 0))
+                writer.write(answer)
+            if answer:
+                await reader.read()  # kept open, until the client closes it
+        writer.close()
+        await writer.wait_closed()
+
+    running = await asyncio.start_server(play, "127.0.0.1", 0)
+    host, port = running.sockets[0].getsockname()
+    async with running, http.client(base_url=f"http://{host}:{port}") as client:
+        yield client, requests
+    await asyncio.gather(*players)
+
+
+async def test_requests_one_after_another_share_a_connection() -> None:
+    async with server([OK, OK, OK]) as (client, requests):
+        for _ in range(3):
+            assert (await client.post("/chat", content=b"{}")).content == b"ok"
+        assert len(requests) == 3
+
+
+async def test_request_on_a_connection_that_the_server_just_closed_is_sent_once_more() -> None:
+    async with server([OK, LEFT], [OK]) as (client, requests):
+        for _ in range(2):
+            assert (await client.post("/chat", content=b"{}")).content == b"ok"
+        assert len(requests) == 3
+        assert requests[1] == requests[2]
+
+
+async def test_request_on_a_new_connection_is_never_repeated() -> None:
+    async with server([LEFT]) as (client, requests):
+        with pytest.raises(http.FAILURES):
+            await client.post("/chat", content=b"{}")
+        assert len(requests) == 1
+
+
+async def test_request_is_repeated_once() -> None:
+    async with server([OK, LEFT], [LEFT]) as (client, requests):
+        await client.post("/chat", content=b"{}")
+        with pytest.raises(http.FAILURES):
+            await client.post("/chat", content=b"{}")
+        assert len(requests) == 3
+
+
+async def test_connection_whose_answer_was_left_is_not_used_again() -> None:
+    async with server([OK[:-1]], [OK]) as (client, _):
+        async with client.stream("GET", "/chat"):
+            pass
+        assert (await client.get("/chat")).content == b"ok"
 
 
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip", "GZIP", "deflate", "br", "zstd", "unheard-of"])
