@@ -136,7 +136,7 @@ def pack(given: Sequence[Given], texts: dict[str, bytes], into: Path, limits: Li
             folder.add(one.path, size)
             with one.file.open("rb") as source:
                 _write(tar, one.path, size, source)
-        end = tar.offset + 2 * tarfile.BLOCKSIZE
+        end = file.tell() + 2 * tarfile.BLOCKSIZE
     # Podman stops reading where the tar ends, and does not bear the padding that follows.
     os.truncate(into, end)
     return end
@@ -213,10 +213,19 @@ def _members(source: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, BinaryIO | Non
         count = 0
         while (member := tar.next()) is not None:
             count += 1
+            _check_size(tar, member)
             yield member, tar.extractfile(member) if member.isreg() else None  # type: ignore[misc]
             tar.members = []  # type: ignore[attr-defined]  # the library keeps them all
         if not count and os.fstat(source.fileno()).st_size % tarfile.BLOCKSIZE and not is_packed:
             raise tarfile.ReadError("it is no tar")
+
+
+def _check_size(tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Refuses sizes that make the library read elsewhere than the entry lies."""
+    if member.size < 0:
+        raise tarfile.ReadError("an entry has a size below zero")
+    if "size" in tar.pax_headers:  # it holds for all entries, but the library knows it only after the first
+        raise tarfile.ReadError("its global header sets the size of entries")
 
 
 def _place(name: str) -> str:

@@ -143,3 +143,29 @@ def test_long_attributes_and_holes_are_refused(tmp_path: Path) -> None:
         ("a", b"", {"pax_headers": {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}}),
     )
     assert "holes" in refusal(tmp_path, holes)
+
+
+@pytest.mark.parametrize("size", [-16384, 0, 512, 1 << 30])
+def test_sizes_from_a_global_header_are_refused(tmp_path: Path, size: int) -> None:
+    packed = tmp_path / "theirs"
+    with tarfile.open(packed, "w", format=tarfile.PAX_FORMAT, pax_headers={"size": f"{size}"}) as tar:
+        for name in "ab":
+            entry = tarfile.TarInfo(name)
+            entry.size = 16384
+            tar.addfile(entry, io.BytesIO(bytes(16384)))
+    assert "size" in refusal(tmp_path, packed)
+    assert (tmp_path / "ours.tar").stat().st_size < 1 << 20
+
+
+@pytest.mark.parametrize("size", ["-1", "-16384", "-99999999999999999999"])
+def test_size_below_zero_is_refused(tmp_path: Path, size: str) -> None:
+    packed = tar_at(tmp_path / "theirs", ("a", b"a" * 5000, {"pax_headers": {"size": size}}), ("b", b"b", {}))
+    assert "cannot be unpacked" in refusal(tmp_path, packed)
+
+
+def test_size_of_an_own_header_is_taken(tmp_path: Path) -> None:
+    """It is how files of 8 GiB and more are packed."""
+    packed = tar_at(
+        tmp_path / "theirs", ("a", b"a" * 5000, {"pax_headers": {"size": "5000"}}), ("b", b"b", {})
+    )
+    assert unpacked(tmp_path, Given(packed, "", unpack=True)) == {"a": b"a" * 5000, "b": b"b"}
