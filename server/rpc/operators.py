@@ -62,7 +62,7 @@ class OperatorServicer(operators_pb2_grpc.OperatorServiceServicer):
         self, request: pb.InviteOperatorRequest, context: Context
     ) -> pb.InviteOperatorResponse:
         name, role = request.name.strip(), _role(request.role)
-        invited = await self._roster.invite(operator(context), name, request.email.strip(), role)
+        invited = await self._roster.invite(caller(), operator(context), name, request.email.strip(), role)
         return self._invited(pb.InviteOperatorResponse, invited)
 
     async def InviteOperatorAgain(
@@ -70,19 +70,21 @@ class OperatorServicer(operators_pb2_grpc.OperatorServiceServicer):
     ) -> pb.InviteOperatorAgainResponse:
         return self._invited(
             pb.InviteOperatorAgainResponse,
-            await self._roster.invite_again(operator(context), request.operator_id),
+            await self._roster.invite_again(caller(), operator(context), request.operator_id),
         )
 
     async def SetOperatorRole(
         self, request: pb.SetOperatorRoleRequest, context: Context
     ) -> pb.SetOperatorRoleResponse:
-        row = await self._roster.set_role(operator(context), request.operator_id, _role(request.role))
+        row = await self._roster.set_role(
+            caller(), operator(context), request.operator_id, _role(request.role)
+        )
         return pb.SetOperatorRoleResponse(success=True, operator=shown(row))
 
     async def RemoveOperator(
         self, request: pb.RemoveOperatorRequest, context: Context
     ) -> pb.RemoveOperatorResponse:
-        row = await self._roster.remove(operator(context), request.operator_id)
+        row = await self._roster.remove(caller(), operator(context), request.operator_id)
         return pb.RemoveOperatorResponse(success=True, operator=shown(row))
 
     async def OpenInvitation(

@@ -30,7 +30,18 @@ TOKENS = 160
 COUNTS = event(choices=[], usage={"prompt_tokens": 5, "completion_tokens": TOKENS})
 ANSWER = (*(word("Hello world ") for _ in range(TOKENS // 2)), END, COUNTS, DONE)
 """An answer for 16 SAR, of which 12 are the provider's, at the price that the market sets."""
-VIEWS = ("health", "money", "payouts", "disputes", "search", "prices", "audit", "ledger", "incidents")
+VIEWS = (
+    "health",
+    "money",
+    "payouts",
+    "disputes",
+    "search",
+    "prices",
+    "audit",
+    "ledger",
+    "incidents",
+    "people",
+)
 ADMIN = {"x-admin-token": ADMIN_TOKEN}
 
 

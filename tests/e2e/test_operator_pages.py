@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import count
 
@@ -157,6 +158,33 @@ def test_second_passkey_replaces_the_first_and_a_key_is_shown_once(page: Page, m
     assert key not in page.content()
     page.get_by_role("button", name="Revoke: script").click()
     expect(page.get_by_text("No keys.")).to_be_visible()
+
+
+def test_admin_invites_another_operator_changes_its_role_and_removes_it(page: Page, market: Market) -> None:
+    add_authenticator(page)
+    join(page, market, "admin")
+    page.get_by_role("link", name="Operators").click()
+    page.get_by_label("Name of the operator").fill("Omar <b>")
+    page.get_by_label("Role", exact=True).last.select_option("support")
+    page.get_by_role("button", name="Invite", exact=True).click()
+    link = page.locator(".once code").inner_text()
+    assert re.search(r"/invitation#\w+$", link)
+    row = page.get_by_role("row").filter(has_text="Omar <b>")
+    expect(row).to_contain_text("invited until")
+
+    row.get_by_role("button", name="Role").click()
+    page.get_by_role("dialog").get_by_label("Role").select_option("finance")
+    expect(page.get_by_role("dialog")).to_contain_text("Omar <b> gets the role finance.")
+    page.get_by_role("dialog").get_by_role("button", name="Role").click()
+    expect(row).to_contain_text("finance")
+
+    row.get_by_role("button", name="Invite again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Invite again").click()
+    expect(page.locator(".once code")).not_to_have_text(link)
+
+    row.get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(row).to_contain_text("removed")
 
 
 def test_invitation_that_was_used_says_so(page: Page, market: Market) -> None:

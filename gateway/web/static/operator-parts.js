@@ -95,8 +95,8 @@ function say(problem, text) {
 /** A button that opens a dialog, which says exactly what will happen and asks for what the act needs.
  *
  * What was typed stays until the act is done, also while somebody logs in again. Each opened act has a key of its own, so
- * that a request that is sent twice acts once. If another operator was first, the dialog says who. */
-export function act({ label, least, heading, sentence, shown = [], inputs = [], confirm, danger = false, path, body, object, objectId, done }) {
+ * that a request that is sent twice acts once; an answer with a secret is sent only once. If another operator was first, the dialog says who. */
+export function act({ label, least, heading, sentence, shown = [], inputs = [], confirm, danger = false, path, body, object, objectId, makesSecret = false, done }) {
   const classes = danger ? "danger" : "primary";
   if (!may(least)) {
     const needs = { finance: t("Only operators with the role finance or admin can do this."), admin: t("Only operators with the role admin can do this.") }[least];
@@ -126,7 +126,7 @@ export function act({ label, least, heading, sentence, shown = [], inputs = [], 
   back.addEventListener("click", () => dialog.close());
   onSubmit(form, problem, async () => {
     try {
-      const answer = await api("POST", path, body(), { headers: { "idempotency-key": key } });
+      const answer = await api("POST", path, body(), { headers: makesSecret ? {} : { "idempotency-key": key } });
       key = undefined;
       dialog.close();
       await done(answer);

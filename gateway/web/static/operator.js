@@ -5,8 +5,9 @@ import { audit, job, provider, renter, search } from "./operator-accounts.js";
 import { dispute, disputes, payout, payouts, prices } from "./operator-decisions.js";
 import { health, incidents, ledger, moneyView } from "./operator-health.js";
 import { operator } from "./operator-parts.js";
+import { people } from "./operator-people.js";
 
-const views = { health, money: moneyView, payouts, payout, disputes, dispute, search, renter, provider, job, prices, audit, ledger, incidents, access };
+const views = { health, money: moneyView, payouts, payout, disputes, dispute, search, renter, provider, job, prices, audit, ledger, incidents, people, access };
 const asOperator = (view) => async (draw, live, id) => {
   await operator();
   await view(draw, live, id || undefined);

@@ -28,7 +28,8 @@ if _version_not_supported:
 class OperatorServiceStub:
     """The people who run the marketplace. Each has a name, under which the audit log records what it does, and a role:
     `support` reads, `finance` also moves money, and `admin` may do everything. An operator logs in with a passkey in a
-    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may.
+    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may. A key
+    can do what its operator can, but manages no operators: only a log-in by passkey and the admin token do.
     """
 
     def __init__(self, channel):
@@ -132,7 +133,8 @@ class OperatorServiceStub:
 class OperatorServiceServicer:
     """The people who run the marketplace. Each has a name, under which the audit log records what it does, and a role:
     `support` reads, `finance` also moves money, and `admin` may do everything. An operator logs in with a passkey in a
-    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may.
+    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may. A key
+    can do what its operator can, but manages no operators: only a log-in by passkey and the admin token do.
     """
 
     def GetOwnOperator(self, request, context):
@@ -375,7 +377,8 @@ def add_OperatorServiceServicer_to_server(servicer, server):
 class OperatorService:
     """The people who run the marketplace. Each has a name, under which the audit log records what it does, and a role:
     `support` reads, `finance` also moves money, and `admin` may do everything. An operator logs in with a passkey in a
-    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may.
+    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may. A key
+    can do what its operator can, but manages no operators: only a log-in by passkey and the admin token do.
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class OperatorServiceStub:
     """The people who run the marketplace. Each has a name, under which the audit log records what it does, and a role:
     `support` reads, `finance` also moves money, and `admin` may do everything. An operator logs in with a passkey in a
-    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may.
+    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may. A key
+    can do what its operator can, but manages no operators: only a log-in by passkey and the admin token do.
     """
 
     @_typing.overload
@@ -96,7 +97,8 @@ class OperatorServiceStub:
 class OperatorServiceAsyncStub(OperatorServiceStub):
     """The people who run the marketplace. Each has a name, under which the audit log records what it does, and a role:
     `support` reads, `finance` also moves money, and `admin` may do everything. An operator logs in with a passkey in a
-    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may.
+    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may. A key
+    can do what its operator can, but manages no operators: only a log-in by passkey and the admin token do.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -159,7 +161,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """The people who run the marketplace. Each has a name, under which the audit log records what it does, and a role:
     `support` reads, `finance` also moves money, and `admin` may do everything. An operator logs in with a passkey in a
-    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may.
+    browser, for twelve hours, and creates keys of its own for scripts. The admin token may do what an admin may. A key
+    can do what its operator can, but manages no operators: only a log-in by passkey and the admin token do.
     """
 
     @_abc_1.abstractmethod

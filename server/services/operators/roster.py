@@ -11,7 +11,8 @@ from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.mailboxes import CODE_BYTES, code_digest, written_code
 from server.domain.operators import INVITATION_MS, MAX_OPERATORS, OperatorRole, name_key
-from server.services.keys import Credentials
+from server.services.keys import Caller, Credentials
+from server.services.operators.access import refuse_without_passkey
 from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
 from server.store.database import Database
@@ -40,21 +41,32 @@ class Roster:
         self._known = known
         self._has_token = has_token
 
-    async def invite(self, by: Operator, name: str, email: str, role: OperatorRole) -> Invitation:
-        """Adds an operator and invites it. Raises OPERATOR_NAME_TAKEN, TOO_MANY_OPERATORS, INVALID_FIELD."""
+    async def invite(
+        self, caller: Caller, by: Operator, name: str, email: str, role: OperatorRole
+    ) -> Invitation:
+        """Adds an operator and invites it.
+
+        Raises LOG_IN_NEEDED, OPERATOR_NAME_TAKEN, TOO_MANY_OPERATORS, INVALID_FIELD.
+        """
         now_ms, code, key = ms(self._clock), written_code(secrets.token_bytes(CODE_BYTES)), name_key(name)
-        invited = await self._database.run(lambda: invite(by, name, key, email, role, code, now_ms))
+
+        def add() -> Invitation:
+            _lock_all(caller, now_ms)
+            return invite(by, name, key, email, role, code, now_ms)
+
+        invited = await self._database.run(add)
         log.info("invited an operator operator_id=%d role=%s", invited.operator.id, role)
         return invited
 
-    async def invite_again(self, by: Operator, operator_id: int) -> Invitation:
+    async def invite_again(self, caller: Caller, by: Operator, operator_id: int) -> Invitation:
         """Ends all by which the operator could act, and invites it anew.
 
-        Raises OPERATOR_NOT_FOUND, WRONG_STATE.
+        Raises LOG_IN_NEEDED, OPERATOR_NOT_FOUND, WRONG_STATE.
         """
         now_ms, code = ms(self._clock), written_code(secrets.token_bytes(CODE_BYTES))
 
         def again() -> tuple[Invitation, list[bytes]]:
+            _lock_all(caller, now_ms)
             row = _present(operator_id, now_ms)
             ended = _end_all(row.id, now_ms)
             expires_ms = now_ms + INVITATION_MS
@@ -81,15 +93,17 @@ class Roster:
         now_ms = ms(self._clock)
         return await self._database.read(lambda: _read(operator_id, now_ms))
 
-    async def set_role(self, by: Operator, operator_id: int, role: OperatorRole) -> OperatorRow:
+    async def set_role(
+        self, caller: Caller, by: Operator, operator_id: int, role: OperatorRole
+    ) -> OperatorRow:
         """Gives an operator another role, with which its keys go on.
 
-        Raises OPERATOR_NOT_FOUND, WRONG_STATE.
+        Raises LOG_IN_NEEDED, OPERATOR_NOT_FOUND, WRONG_STATE.
         """
         now_ms = ms(self._clock)
 
         def change() -> tuple[OperatorRow, list[bytes]]:
-            row = self._without(operator_id, now_ms, lambda: role is not OperatorRole.ADMIN)
+            row = self._without(caller, operator_id, now_ms, lambda: role is not OperatorRole.ADMIN)
             if row.role is role:
                 return _read(row.id, now_ms), []
             changed = access.digests(row.id, now_ms)
@@ -103,14 +117,17 @@ class Roster:
         log.info("changed the role of an operator operator_id=%d role=%s", operator_id, role)
         return row
 
-    async def remove(self, by: Operator, operator_id: int) -> OperatorRow:
-        """Removes an operator with all that it could act by. Raises OPERATOR_NOT_FOUND, WRONG_STATE."""
+    async def remove(self, caller: Caller, by: Operator, operator_id: int) -> OperatorRow:
+        """Removes an operator with all that it could act by.
+
+        Raises LOG_IN_NEEDED, OPERATOR_NOT_FOUND, WRONG_STATE.
+        """
         now_ms = ms(self._clock)
 
         def remove() -> tuple[OperatorRow, list[bytes]]:
             if (gone := roster.get(operator_id, now_ms)) is not None and gone.removed_ms is not None:
                 return gone, []
-            row = self._without(operator_id, now_ms, lambda: True)
+            row = self._without(caller, operator_id, now_ms, lambda: True)
             ended = _end_all(row.id, now_ms)
             roster.remove(row.id, now_ms)
             by.note("operator.remove", row.id, {"name": row.name, "role": row.role.value}, {}, now_ms)
@@ -121,19 +138,24 @@ class Roster:
         log.info("removed an operator operator_id=%d", operator_id)
         return row
 
-    def _without(self, operator_id: int, now_ms: int, is_loss: Callable[[], bool]) -> OperatorRow:
-        """The operator, locked. Raises WRONG_STATE if nobody could manage operators without it."""
-        everyone = roster.lock_all()
+    def _without(
+        self, caller: Caller, operator_id: int, now_ms: int, is_loss: Callable[[], bool]
+    ) -> OperatorRow:
+        """The operator, locked.
+
+        Raises LOG_IN_NEEDED, and WRONG_STATE if nobody could manage operators without it.
+        """
+        everyone = _lock_all(caller, now_ms)
         row = next((each for each in everyone if each.id == operator_id), None)
         if row is None:
             _present(operator_id, now_ms)
             raise AssertionError("an operator that is present is locked")
-        admins = [each.id for each in everyone if each.role is OperatorRole.ADMIN]
+        admins = [each.id for each in everyone if each.role is OperatorRole.ADMIN and each.passkeys]
         if not self._has_token and admins == [operator_id] and is_loss():
             raise DomainError(
                 Reason.WRONG_STATE,
-                "this is the last admin, and the server has no admin token: nobody could invite operators; "
-                "make another operator an admin first",
+                "this is the last admin with a passkey, and the server has no admin token: nobody could "
+                "invite operators; make another operator with a passkey an admin first",
                 status="last admin",
             )
         return row
@@ -153,6 +175,17 @@ def invite(
     roster.invite(operator_id, code_digest(code), now_ms, expires_ms)
     by.note("operator.invite", operator_id, {}, {"name": name, "role": role.value}, now_ms)
     return Invitation(_read(operator_id, now_ms), code, expires_ms)
+
+
+def _lock_all(caller: Caller, now_ms: int) -> list[OperatorRow]:
+    """All operators, locked, for a caller who may manage them.
+
+    A key may not: it would make operators that outlive it. Raises LOG_IN_NEEDED.
+    """
+    everyone = roster.lock_all()
+    if caller.id:
+        refuse_without_passkey(caller, now_ms)
+    return everyone
 
 
 def _end_all(operator_id: int, now_ms: int) -> list[bytes]:

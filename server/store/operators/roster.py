@@ -60,7 +60,9 @@ def lock(operator_id: int) -> OperatorRow | None:
 def lock_all() -> list[OperatorRow]:
     """All operators that were not removed; locks them, so that their number stays as it is read."""
     query = Operator.select().where(Operator.removed_ms.is_null()).order_by(Operator.id)
-    return [_row(row) for row in locking(query, "FOR NO KEY UPDATE")]
+    rows = list(locking(query, "FOR NO KEY UPDATE"))
+    passkeys = _passkeys([row.id for row in rows])
+    return [_row(row, passkeys.get(row.id, 0)) for row in rows]
 
 
 def page(before_id: int | None, limit: int, now_ms: int) -> list[OperatorRow]:

@@ -228,7 +228,7 @@ async def test_key_acts_under_the_operators_name_until_it_is_revoked_or_ends(sta
 
 
 async def test_key_logs_a_browser_in_and_creates_nothing_that_outlives_it(stack: Stack) -> None:
-    sara = await joined(stack, "Sara", "support")
+    sara, omar = await joined(stack, "Sara", "admin"), await joined(stack, "Omar", "support")
     key_id, key = await sara.create_key(600)
     browser = Browser(stack.http)
     entered = await browser.post("/api/log-in/operator", {"api_key": key})
@@ -237,6 +237,10 @@ async def test_key_logs_a_browser_in_and_creates_nothing_that_outlives_it(stack:
     for path, body in (
         ("/api/admin/me/keys", {"name": "other", "expires_in_seconds": 60}),
         ("/api/admin/me/passkeys/begin", {}),
+        ("/api/admin/operators", {"name": "Accomplice", "role": "admin"}),
+        (f"/api/admin/operators/{sara.id}/invite", {}),
+        (f"/api/admin/operators/{omar.id}/role", {"role": "admin"}),
+        (f"/api/admin/operators/{omar.id}/remove", {}),
     ):
         assert reason(await browser.post(path, body)) == (403, "LOG_IN_NEEDED")
         answer = await stack.http.post(path, json=body, headers={"x-admin-token": key})
@@ -331,4 +335,9 @@ async def test_market_without_a_token_keeps_its_last_admin(without_token: Stack)
         assert reason(answer) == (409, "WRONG_STATE")
     answer = await sara.browser.post("/api/admin/operators", {"name": "Omar", "role": "admin"})
     assert answer.status_code == 201, answer.text
+    # Who is only invited cannot manage operators yet.
+    answer_of_removal = await sara.browser.post("/api/admin/operators/1/remove", {})
+    assert reason(answer_of_removal) == (409, "WRONG_STATE")
+    invitation = answer.json()["link"].partition("#")[2]
+    assert (await accept(Browser(stack.http), invitation, local_passkey())).status_code == 200
     assert (await sara.browser.post("/api/admin/operators/1/remove", {})).status_code == 200
