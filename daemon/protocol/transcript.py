@@ -235,7 +235,7 @@ class Transcript:
         # What the server has stored is not worth a write of its own.
         stored = self._stored()
         forgotten = [record for record in stored if record not in self._saved_stored]
-        self._unsaved, self._saved_stored = [], stored
+        self._unsaved = []
         # The pieces follow those that the server has, of which none may be in the journal.
         self._saving = (*others, *forgotten, *chunks, *finish)
         return self._saving
@@ -251,6 +251,9 @@ class Transcript:
                     self._start_is_saved = True
                 case Chunk(channel, seq, _):
                     self.channels[channel].saved(seq)
+                case Stored():
+                    self._saved_stored = [each for each in self._saved_stored if each.channel != record.channel]
+                    self._saved_stored.append(record)
                 case Finished():
                     self._finish_is_saved = True
         return batch

@@ -119,6 +119,22 @@ def test_result_of_a_chat_that_cannot_be_saved_is_given_back_with_what_the_serve
     assert bench.session.unfinished == []
 
 
+def test_what_the_server_has_is_saved_with_the_result_although_the_disk_was_full_before() -> None:
+    bench = chatting()
+    bench.write(b"a")
+    stored(bench, 1)
+    bench.disk = "full"
+    bench.pass_time(70)
+    bench.disk = "well"
+    bench.write(b"b")
+    bench.finish()
+    assert records(bench)[-1] == [Stored, Chunk, Finished]
+    again = bench.restarted()
+    again.open()
+    (result,) = sent(again.direct(RESEND, through=1), "job_finished")
+    assert (result.outcome, result.last_output_seq) == (SUCCEEDED, 2)
+
+
 def test_text_of_a_chat_is_sent_again_on_a_new_stream_although_it_was_never_saved() -> None:
     bench = chatting()
     bench.write(b"a")
