@@ -99,10 +99,10 @@ def record_finish(
         note_run(job, lease, report.run_ms)
         return resend
     if report.outcome is RunOutcome.RELEASED:
-        _release(lease, report, given_back(report, job), now_ms)
-    elif not _end_run(job, lease, report, now_ms, matures, last):
-        return resend
-    return ResultAck(ref, Disposition.ACCEPTED)
+        has_ended = _release(lease, report, given_back(report, job), now_ms)
+    else:
+        has_ended = _end_run(job, lease, report, now_ms, matures, last)
+    return ResultAck(ref, Disposition.ACCEPTED) if has_ended else resend
 
 
 def _last_output(report: FinishReport, job: Job, lease: Lease) -> bytes:
@@ -129,14 +129,16 @@ def note_run(job: Job, lease: Lease, run_ms: int) -> None:
     leases.note_run_ms(lease, pricing.billed_ms(run_ms, run_ms, job.limit_ms))
 
 
-def _release(lease: Lease, report: FinishReport, reason: FailureReason | None, now_ms: int) -> None:
-    """The daemon gave the attempt back: it drains, its GPU failed, or its model server is busy."""
+def _release(lease: Lease, report: FinishReport, reason: FailureReason | None, now_ms: int) -> bool:
+    """The daemon gave the attempt back: it drains, its GPU failed, or its model server is busy.
+
+    False: the lease has changed meanwhile, and nothing else.
+    """
     # A model server that has begun to answer is not busy with others.
     if reason not in _GIVEN_BACK or (reason is FailureReason.ENGINE_BUSY and lease.output_through_seq):
-        break_off(lease, now_ms, "the daemon gave it back", LeaseOutcome.RELEASED)
-    else:
-        detail = f"{_GIVEN_BACK[reason]}; the daemon gave it back"
-        break_off(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
+        return break_off(lease, now_ms, "the daemon gave it back", LeaseOutcome.RELEASED)
+    detail = f"{_GIVEN_BACK[reason]}; the daemon gave it back"
+    return break_off(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
 
 
 def _end_run(
@@ -226,8 +228,10 @@ def give_up(
     renewed_ms: int = 0,
     reason: FailureReason | None = None,
     matures: bool = True,
-) -> None:
+) -> bool:
     """Ends a lease without a result: its job is queued again, or fails when no attempt is left.
+
+    False, and nothing changed, if the lease has changed since it was read.
 
     An offer that was never accepted does not count as an attempt: its job keeps its deadline for the start.
     A job whose cancel was requested is cancelled; its renter pays for the run until ``renewed_ms``, the last
@@ -237,9 +241,9 @@ def give_up(
     job = jobs.lock(lease.job_id)
     trace = job.trace if job is not None else ""
     if not leases.end(lease, outcome, now_ms, detail=detail, failure_reason=reason, trace=trace):
-        return
+        return False
     if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
-        return
+        return True
     if job.cancel_requested:
         message = "cancelled; its provider went silent before it answered"
         _settle_cancelled(job, message, now_ms, _proven_ms(job, lease, renewed_ms), matures)
@@ -249,6 +253,7 @@ def give_up(
         _settle_failed(job, reason or usual, f"{job.attempt} attempts were lost; submit it again", now_ms)
     else:
         _requeue(job, lease, now_ms)
+    return True
 
 
 def break_off(
@@ -258,13 +263,13 @@ def break_off(
     outcome: LeaseOutcome = LeaseOutcome.LOST,
     *,
     reason: FailureReason | None = None,
-) -> None:
+) -> bool:
     """Ends a lease as ``give_up`` because of a message of its daemon, which is connected.
 
     An offer that was not accepted counts as refused: its daemon would get it again at once, without end.
     """
     ends_as = outcome if _was_attempt(lease) else LeaseOutcome.REFUSED
-    give_up(lease, now_ms, detail, ends_as, reason=reason)
+    return give_up(lease, now_ms, detail, ends_as, reason=reason)
 
 
 def _proven_ms(job: Job, lease: Lease, renewed_ms: int) -> int:

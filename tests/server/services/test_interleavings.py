@@ -168,8 +168,9 @@ async def test_two_callers_that_read_the_same_job_settle_it_once(any_market: Mar
     await market.assert_money_adds_up()
 
 
+@pytest.mark.parametrize(("outcome", "text"), [(RunOutcome.SUCCEEDED, b"Hello"), (RunOutcome.RELEASED, b"")])
 async def test_result_that_meets_a_change_of_its_lease_moves_no_money_and_is_asked_for_again(
-    postgres: Postgres, clock: ManualClock
+    postgres: Postgres, clock: ManualClock, outcome: RunOutcome, text: bytes
 ) -> None:
     async with running_server.running(postgres.empty_database(), clock) as market:
         provider, renter = await market.provider(), await market.renter(450)
@@ -177,7 +178,7 @@ async def test_result_that_meets_a_change_of_its_lease_moves_no_money_and_is_ask
         job, lease = await market.running_job(renter, provider, daemon)
         clock.advance(SECONDS)
         ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
-        report = FinishReport(ref, RunOutcome.SUCCEEDED, SECONDS * 1000, 1, last_output=b"Hello")
+        report = FinishReport(ref, outcome, SECONDS * 1000, len(text[:1]), last_output=text)
         database, has_moved = market.server._database, threading.Event()
         execute: Any = database.peewee.execute_sql
 
@@ -203,5 +204,8 @@ async def test_result_that_meets_a_change_of_its_lease_moves_no_money_and_is_ask
         again = await database.run(lambda: record_finish(report, provider.id, ms(clock)))
         assert isinstance(again, ResultAck)
         assert again.disposition is Disposition.ACCEPTED
-        assert (await market.output(job, renter)).response == "Hello"
+        if outcome is RunOutcome.SUCCEEDED:
+            assert (await market.output(job, renter)).response == "Hello"
+        else:
+            assert (await market.job(job)).status != jobs_pb2.JOB_STATE_RUNNING
         await market.assert_money_adds_up()
