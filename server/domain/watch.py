@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from server.domain.errors import DomainError, invalid_field
 from server.domain.jobs import FINAL, Job, JobState, JobType
-from server.domain.leases import MAX_CHUNK_BYTES, Channel, Lease, LeaseOutcome, LeaseState
+from server.domain.leases import MAX_CHUNK_BYTES, WORKED, Channel, Lease, LeaseOutcome
 from server.domain.preparations import Preparation
 
 HEADER = "Last-Event-ID"
@@ -330,8 +330,8 @@ def _is_possible(cursor: Cursor, seen: Seen) -> bool:
         Step.BEGINS_ANEW: lease.ended_ms is not None,
         Step.QUEUED_AGAIN: lease.ended_ms is not None,
     }
-    # A chunk is shown while it is stored (``shown_events``): of a run, one more than is stored may be known.
-    shown = 1 if lease.state is LeaseState.RUNNING else 0
+    # A chunk is shown while it is stored (``shown_events``): until its result one more of a run may be known.
+    shown = 1 if lease.started_ms is not None and lease.outcome not in WORKED else 0
     return (
         reached.get(step, True)
         and _is_reached(cursor.output, lease.output_through_seq + shown)

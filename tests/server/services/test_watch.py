@@ -563,6 +563,19 @@ async def test_attempt_that_is_lost_with_a_chunk_that_was_shown_begins_anew(foll
     assert text(await followed.reader.until("end")) == "two"
 
 
+async def test_reader_of_a_chunk_that_was_lost_with_its_attempt_comes_back(followed: Followed) -> None:
+    market, clock = followed.market, followed.market.clock
+    writer, shown = await followed.show(b"one")
+    await writer.end(peewee.OperationalError("disk I/O error"))
+    followed.daemon.cut()
+    for _ in range(35):  # until the silent provider has lost the job; nobody else takes it
+        clock.advance(10)
+        await market.tick()
+    assert (await market.job(followed.job)).status == jobs_pb2.JOB_STATE_QUEUED
+    again = watch(market, followed.job, followed.renter, shown.id)
+    assert kinds(await again.until("attempt"))[-1] == "attempt"
+
+
 async def gone(market: Market) -> None:
     """Waits until the server has no readers."""
     watches = market.server.services.watches
