@@ -310,7 +310,8 @@ VARIABLES = (
         "DCP_GATEWAY_LISTEN",
         "",
         "A second address, host:port, for gateways alone, which need a certificate of DCP_GATEWAY_CA. "
-        "With it, operators' calls and the addresses that gateways report are accepted only there.",
+        "With it, operators' calls and the addresses that gateways report are accepted only there, and "
+        "gateways take over the checks of batches that one of them left when it ended.",
     ),
     Variable("DCP_GATEWAY_CA", "", "The certificate authority of gateways (PEM)."),
     Variable(
