@@ -1,4 +1,4 @@
-"""Owns the one rule for the address of a client: the peer's, or the one that trusted proxies report.
+"""Owns how addresses are read, and the one rule for a client's: the peer's, or what trusted proxies report.
 
 It knows neither HTTP nor gRPC, and counts nothing.
 """
@@ -37,6 +37,19 @@ def parse(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def host_port(text: str, least_port: int = 0) -> tuple[str, int] | None:
+    """The host, without brackets, and the port of `HOST:PORT`; None for anything else."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return None
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not host or not host.isprintable() or not is_number or not least_port <= int(port) <= 65535:
+        return None
+    return host, int(port)
 
 
 def is_within(address: Address, networks: Sequence[Network]) -> bool:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from common.addresses import host_port
+
 log = logging.getLogger(__name__)
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -176,11 +178,9 @@ def parse_listen(text: str) -> tuple[str, int] | None:
     """Host and port; None for an empty text. Raises ValueError, whose text says what to write."""
     if not text:
         return None
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+    if (found := host_port(text)) is None:
         raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9464")
-    return host, int(port)
+    return found
 
 
 def is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ It decides nothing about a request and starts no process: `__main__` does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI
 from google.protobuf.descriptor import FileDescriptor
@@ -34,8 +34,15 @@ class Application(FastAPI):
     after the other, and do nothing else for it.
     """
 
-    def __init__(self, api: Table[Resource], exchanges: Exchanges | None = None) -> None:
+    def __init__(
+        self,
+        api: Table[Resource],
+        duty: Callable[[], Awaitable[None]],
+        exchanges: Exchanges | None = None,
+    ) -> None:
+        """``duty`` is what goes on while it is served; whoever serves it runs it."""
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        self.duty = duty
         self._api = api
         self._run = Edge(run_route, exchanges)
         self.add_middleware(Edge, exchanges=exchanges)
@@ -75,8 +82,9 @@ def build_app(
     address that the pages tell providers. ``exchanges`` records what is served; None: nothing does.
     """
     files = discover() if files is None else files
-    api = api_routes(channel, files, deadline_seconds, *doors(channel, deadline_seconds))
-    app = Application(api, exchanges)
+    behind = doors(channel, deadline_seconds)
+    api = api_routes(channel, files, deadline_seconds, behind.served, behind.heard)
+    app = Application(api, behind.duty, exchanges)
     app.router.routes.extend(page_routes(files, daemon_server))
     app.add_route("/healthz", healthz)
     app.add_route("/readyz", Readiness(channel).readyz)

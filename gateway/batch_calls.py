@@ -59,9 +59,13 @@ class BatchCalls:
                     raise refused(error, name, "") from None
             await asyncio.sleep(wait_of(refusal) if is_early else AGAIN_SECONDS)
 
-    async def pieces(self, file_id: str, metadata: Any) -> AsyncGenerator[bytes, None]:
-        """The bytes of an uploaded file. Raises ApiError, also in the middle."""
-        call = self._calls["ReadFile"](batches_pb2.ReadFileRequest(file_id=file_id), metadata=metadata)
+    async def pieces(self, file_id: str, metadata: Any, batch_id: str = "") -> AsyncGenerator[bytes, None]:
+        """The bytes of an uploaded file, which a batch's check reads if it is named.
+
+        Raises ApiError, also in the middle.
+        """
+        asked = batches_pb2.ReadFileRequest(file_id=file_id, batch_id=batch_id)
+        call = self._calls["ReadFile"](asked, metadata=metadata)
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
                 yield message.data

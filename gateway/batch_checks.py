@@ -1,15 +1,16 @@
 """Owns the checks of batches: a batch's file is read once, line by line, after its creation was answered.
 
 What its lines ask for is sent to the server in bounded groups. A server that restarts meanwhile is asked
-again. If this gateway ends, another one, or the next on this machine, takes the check over when its renter
-looks at the batch: the renter's key is what it is done with, and no gateway keeps keys. What was added to the
-batch is at the server, which also decides who of several gets the check.
+again. If this gateway ends, another one, or the next on this machine, takes the check over: when its renter
+looks at the batch, with the renter's key, since no gateway keeps keys; and without a renter where the server
+knows its gateways. What was added to the batch is at the server, which also decides who of several gets it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from contextlib import aclosing, suppress
 from typing import Any
@@ -30,6 +31,9 @@ CHECK_TRIES = 5
 ASKED_SECONDS = 10.0
 """Between two questions whether a batch's check is to be taken over."""
 MAX_ASKED = 1000
+WATCHED_SECONDS = 30.0
+"""Between two questions whether there is a check that nobody does."""
+_UNKNOWN = 401
 
 
 class Checks:
@@ -54,6 +58,26 @@ class Checks:
         for batch in found:
             if batch.status == pb.BATCH_STATUS_VALIDATING and batch.id not in self._running:
                 self._ask(batch, metadata)
+
+    async def watch(self) -> None:
+        """Takes over checks that nobody does, whosever they are, until it is cancelled.
+
+        Returns where the server does not know this gateway.
+        """
+        while True:
+            await asyncio.sleep(WATCHED_SECONDS)
+            if len(self._running) >= CHECKS_AT_ONCE:
+                continue
+            metadata = [("x-request-id", secrets.token_hex(8))]
+            try:
+                found = await self._calls.call("TakeBatchCheck", pb.TakeBatchCheckRequest(), metadata)
+            except ApiError as error:
+                if error.status == _UNKNOWN:
+                    return
+                continue
+            if found.HasField("batch"):
+                log.info("took over the check of a batch batch_id=%s", found.batch.id)
+                self.begin(found.batch, metadata)
 
     def _ask(self, batch: pb.Batch, metadata: Any) -> None:
         now = time.monotonic()
@@ -122,7 +146,9 @@ class _Check:
         models = await self._jobs.models(self._metadata)
         served = {model.id: tuple(model.output_modalities) for model in models.data}
         reader, lines = LineReader(self._batch.endpoint, served), Lines()
-        async with aclosing(self._calls.pieces(self._batch.input_file_id, self._metadata)) as pieces:
+        async with aclosing(
+            self._calls.pieces(self._batch.input_file_id, self._metadata, self._batch.id)
+        ) as pieces:
             async for piece in pieces:
                 for raw in lines.feed(piece):
                     await self._take(reader, raw)

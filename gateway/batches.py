@@ -29,8 +29,9 @@ from gateway.files import attachment, until_gone
 from gateway.inference import Repeats, failure_of
 from gateway.limits import LEAST_BODY_LIMIT
 from gateway.multipart import Data, Multipart, Part, boundary_of
+from gateway.room import sender_of
 from gateway.transcode import body_reader
-from gateway.uploads import Pieces, refuse_packed, sender_of
+from gateway.uploads import pieces, refuse_packed
 
 FORM_BYTES = 64 << 10
 """What a form has besides its file."""
@@ -49,7 +50,6 @@ class UploadFile:
 
     def __init__(self, calls: BatchCalls) -> None:
         self._calls = calls
-        self._pieces = Pieces()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. Raises ApiError."""
@@ -63,8 +63,8 @@ class UploadFile:
             raise body_too_large(MAX_FILE_BYTES)
         upload = _Upload(self._calls, metadata, min(most_bytes, MAX_FILE_BYTES))
         try:
-            async with aclosing(self._pieces.of(receive, sender_of(scope))) as pieces:
-                async for piece in pieces:
+            async with aclosing(pieces(receive, sender_of(scope))) as found:
+                async for piece in found:
                     for event in form.feed(piece):
                         await upload.take(event)
             form.finish()

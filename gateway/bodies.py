@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import orjson
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from gateway.edge import body_too_large, read_body
 from gateway.errors import ApiError
@@ -111,38 +110,6 @@ class BodyReader:
         if body and (stream.unused_data or not stream.eof):
             raise _bad_gzip()
         return whole
-
-
-class Room:
-    """The memory for long bodies, all of them together: whoever comes when it is full comes again later."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._taken = 0
-
-    @contextmanager
-    def counted(self, receive: Receive) -> Iterator[Receive]:
-        """What receives a body, counted until the caller is done with it. Raises ApiError when it is full."""
-        taken = 0
-
-        async def counting() -> Message:
-            nonlocal taken
-            message = await receive()
-            size = len(message.get("body", b""))
-            if self._taken + size > self._most_bytes:
-                raise ApiError(
-                    "OVERLOADED",
-                    "Too many long requests arrive at once; repeat it in a moment.",
-                    http_status=429,
-                )
-            taken += size
-            self._taken += size
-            return message
-
-        try:
-            yield counting
-        finally:
-            self._taken -= taken
 
 
 _READ_HEADERS = frozenset((b"content-encoding", b"content-type"))

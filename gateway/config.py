@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dcp.settings import SETTINGS
 
-from common.addresses import Network
+from common.addresses import Network, host_port
 from common.logs import FORMAT_MEANING, FORMATS, JSON, TEXT
 from common.nearest import did_you_mean
 from common.telemetry import LISTEN_MEANING, is_loopback, parse_listen
@@ -242,15 +242,10 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
 
 
 def _address(name: str, text: str, least_port: int) -> Address:
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    digits = port.isascii() and port.isdigit() and len(port) <= 5
-    if not (host and colon and digits and least_port <= int(port) <= 65535 and host.isprintable()):
+    found = host_port(text, least_port)
+    if found is None:
         raise ConfigError(f"{name}={text!r} is not an address: write host:port, such as 127.0.0.1:8080")
-    return Address(host, int(port))
+    return Address(*found)
 
 
 def _pair(cert: str, key: str) -> tuple[bytes, bytes] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from gateway.batch_calls import BatchCalls
 from gateway.batch_checks import Checks
@@ -13,11 +14,19 @@ from gateway.inference import CountTokens, Inference, Jobs, Repeats
 from gateway.routes import Saw, Served
 
 
-def doors(channel: Channel, deadline_seconds: float) -> tuple[Mapping[str, Served], Mapping[str, Saw]]:
-    """What serves a path, by the path; a POST, unless the path has another method before it.
+class Doors(NamedTuple):
+    """What is no route of an RPC."""
 
-    And what hears of the answers of RPCs, by their names.
-    """
+    served: Mapping[str, Served]
+    """What serves a path, by the path; a POST, unless the path has another method before it."""
+    heard: Mapping[str, Saw]
+    """What hears of the answers of RPCs, by their names."""
+    duty: Callable[[], Awaitable[None]]
+    """What goes on while the gateway serves."""
+
+
+def doors(channel: Channel, deadline_seconds: float) -> Doors:
+    """The paths of `/v1` over a channel."""
     jobs, repeats = Jobs(channel, deadline_seconds), Repeats()
     batches = BatchCalls(channel, deadline_seconds)
     checks = Checks(batches, jobs)
@@ -30,4 +39,5 @@ def doors(channel: Channel, deadline_seconds: float) -> tuple[Mapping[str, Serve
         "/v1/batches": CreateBatch(batches, checks, repeats),
         "GET /v1/files/{file_id}/content": FileContent(batches),
     }
-    return served, {f"dcp.v1.BatchService.{name}": checks.saw for name in ("GetBatch", "ListBatches")}
+    heard = {f"dcp.v1.BatchService.{name}": checks.saw for name in ("GetBatch", "ListBatches")}
+    return Doors(served, heard, checks.watch)

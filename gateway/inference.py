@@ -15,6 +15,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -24,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from common.nearest import did_you_mean
 from gateway import credentials, errors
-from gateway.bodies import BodyLimit, BodyReader, Room, Values
+from gateway.bodies import BodyLimit, BodyReader, Values
 from gateway.calls import call_metadata, refused, rpc
 from gateway.channel import Channel
 from gateway.dialects import Answer, Form, Head, Request, Whole, anthropic_messages
@@ -35,6 +36,7 @@ from gateway.exchanges import IS_STREAM, note_account, note_account_of
 from gateway.files import until_gone
 from gateway.lengths import Lengths
 from gateway.limits import EVENT_COMMENT_SECONDS
+from gateway.room import ROOM, sender_of
 from gateway.works import WORKS, Work
 
 RESUME_SECONDS = 30.0
@@ -60,12 +62,9 @@ _FAILURES: dict[int, tuple[str, int]] = {
 }
 BYTES_A_SECOND = 1 << 20
 """At which a request must at least get through to the server."""
-MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES
-"""Of all requests that are read or submitted now."""
 SHOWN_NAMES = 5
 """Models that an error names."""
 _load = BodyReader(BodyLimit(MAX_BODY_BYTES, MAX_BODY_BYTES // 32), refuses_repeats=False)
-_room = Room(MAX_BODIES_BYTES)
 
 
 class Inference:
@@ -183,8 +182,8 @@ async def request_of(scope: Scope, receive: Receive) -> AsyncIterator[tuple[str,
     if credential is None:
         # Before its body, which may be long.
         raise ApiError("MISSING_CREDENTIAL", "Send a renter's key as `Authorization: Bearer KEY`.")
-    with _room.counted(receive) as counted:
-        yield credential, await _load(scope["headers"], counted)
+    with ROOM.of(sender_of(scope)) as held:
+        yield credential, await _load(scope["headers"], partial(held.receive, receive))
 
 
 class Watched:

@@ -39,9 +39,10 @@ from gateway.events import EventRelay
 from gateway.exchanges import note_account, note_account_of
 from gateway.files import FileRelay
 from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS, PIECE_SECONDS
+from gateway.room import sender_of
 from gateway.table import Table
 from gateway.transcode import body_reader, query_fields, query_reader, single_text_reader
-from gateway.uploads import Pieces, first_place, refuse_packed, sender_of
+from gateway.uploads import first_place, pieces, refuse_packed
 
 log = logging.getLogger(__name__)
 
@@ -353,8 +354,8 @@ class UploadEndpoint:
         place = first_place(scope["headers"])
         values, credential = await self._read(scope, receive)
         metadata = call_metadata(scope, credential)
-        async with aclosing(_pieces.of(receive, sender_of(scope))) as pieces:
-            async for piece in pieces:
+        async with aclosing(pieces(receive, sender_of(scope))) as found:
+            async for piece in found:
                 part = {self._rule.data_field: piece, self._rule.place_field: place}
                 answer = await self._send(self._request_class(**values, **part), metadata, scope)
                 place += len(piece)
@@ -373,9 +374,6 @@ class UploadEndpoint:
                     note_account_of(scope, error.trailing_metadata())
                     raise refused(error, self.name, scope["request_id"]) from None
         raise AssertionError("the last try returns or raises")
-
-
-_pieces = Pieces()
 
 
 class _RequestReader:

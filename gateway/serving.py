@@ -114,4 +114,9 @@ async def serve(
     app = build_app(channel, daemon_server=daemon_server, exchanges=exchanges)
     address = f"http://{Address(config.listen.host, listener.getsockname()[1])}"
     server = Server(http_settings(app, door), door, functools.partial(on_ready, address), telemetry)
-    await server.serve(sockets=[listener])
+    duty = asyncio.ensure_future(app.duty())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        duty.cancel()
+        await asyncio.wait([duty])

@@ -6,20 +6,15 @@ A piece is read only after the previous one was stored, so a fast sender costs n
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
-from common import addresses
 from gateway.edge import ClientGoneError
 from gateway.errors import ApiError
+from gateway.room import ROOM, Room
 
 PIECE_BYTES = 4 << 20
-MOST_BYTES = 256 << 20
-"""Most bytes of unfinished pieces in memory, of all uploads together."""
-SHARE_BYTES = MOST_BYTES // 8
-"""Most of them from one address."""
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:\d{1,18}|\*)")
 
 
@@ -42,60 +37,25 @@ def refuse_packed(headers: Iterable[tuple[bytes, bytes]]) -> None:
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", text, field="Content-Encoding")
 
 
-class Pieces:
-    """The pieces of all bodies that arrive; bounded together, and those of each sender."""
+async def pieces(receive: Receive, sender: str, room: Room = ROOM) -> AsyncGenerator[bytes, None]:
+    """The body of a request from an address in pieces; an empty body is one empty piece.
 
-    def __init__(self, most_bytes: int = MOST_BYTES, share_bytes: int = SHARE_BYTES) -> None:
-        self._most_bytes = most_bytes
-        self._share_bytes = share_bytes
-        self._held = 0
-        self._held_of: Counter[str] = Counter()
+    Raises ApiError when there is no room.
 
-    async def of(self, receive: Receive, sender: str) -> AsyncGenerator[bytes, None]:
-        """The body of a request from an address in pieces; an empty body is one empty piece.
-
-        Raises ApiError when there is no room.
-
-        If the sender goes, what has arrived is the last piece, and then ClientGoneError is raised.
-        """
-        piece, held, is_any, is_end, is_gone = bytearray(), 0, False, False, False
-        try:
-            while not is_end:
-                message = await receive()
-                is_gone = message["type"] == "http.disconnect"
-                is_end = is_gone or not message.get("more_body", False)
-                data = message.get("body", b"")
-                if (
-                    self._held + len(data) > self._most_bytes
-                    or self._held_of[sender] + len(data) > self._share_bytes
-                ):
-                    raise ApiError(
-                        "OVERLOADED", "Too many uploads arrive at once; go on in a moment.", http_status=429
-                    )
-                self._hold(sender, len(data))
-                held += len(data)
-                piece += data
-                if len(piece) >= PIECE_BYTES or (is_end and (piece or not is_any)):
-                    whole, is_any = bytes(piece), True
-                    piece.clear()
-                    for first in range(0, len(whole) or 1, PIECE_BYTES):
-                        yield whole[first : first + PIECE_BYTES]
-                    self._hold(sender, -held)
-                    held = 0
-            if is_gone:
-                raise ClientGoneError
-        finally:
-            self._hold(sender, -held)
-
-    def _hold(self, sender: str, more: int) -> None:
-        self._held += more
-        self._held_of[sender] += more
-        if not self._held_of[sender]:
-            del self._held_of[sender]
-
-
-def sender_of(scope: Scope) -> str:
-    """The counted address from which a request comes, as the trusted proxies say."""
-    client = scope.get("client")
-    address = addresses.parse(client[0]) if client else None
-    return addresses.counted(address) if address else ""
+    If the sender goes, what has arrived is the last piece, and then ClientGoneError is raised.
+    """
+    piece, is_any, is_end, is_gone = bytearray(), False, False, False
+    with room.of(sender) as held:
+        while not is_end:
+            message = await held.receive(receive)
+            is_gone = message["type"] == "http.disconnect"
+            is_end = is_gone or not message.get("more_body", False)
+            piece += message.get("body", b"")
+            if len(piece) >= PIECE_BYTES or (is_end and (piece or not is_any)):
+                whole, is_any = bytes(piece), True
+                piece.clear()
+                for first in range(0, len(whole) or 1, PIECE_BYTES):
+                    yield whole[first : first + PIECE_BYTES]
+                held.free()
+        if is_gone:
+            raise ClientGoneError

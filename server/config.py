@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from dcp.settings import SETTINGS
 from packaging.version import Version
 
-from common.addresses import Network
+from common.addresses import Network, host_port
 from common.logs import FORMAT_MEANING, FORMATS, TEXT
 from common.nearest import did_you_mean
 from common.telemetry import LISTEN_MEANING, is_loopback, parse_listen
@@ -310,7 +310,8 @@ VARIABLES = (
         "DCP_GATEWAY_LISTEN",
         "",
         "A second address, host:port, for gateways alone, which need a certificate of DCP_GATEWAY_CA. "
-        "With it, operators' calls and the addresses that gateways report are accepted only there.",
+        "With it, operators' calls and the addresses that gateways report are accepted only there, and "
+        "gateways take over the checks of batches that one of them left when it ended.",
     ),
     Variable("DCP_GATEWAY_CA", "", "The certificate authority of gateways (PEM)."),
     Variable(
@@ -471,16 +472,16 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"{name}: no such setting; {remedy}")
 
 
-def _host_port(name: str, text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+def _host(name: str, text: str) -> str:
+    """The host of an address that is right."""
+    if (found := host_port(text)) is None:
         raise ConfigError(f"{name}: {text!r} is not HOST:PORT, such as 127.0.0.1:50051")
-    return text
+    return found[0]
 
 
 def _listen(text: str, *, plain: bool) -> str:
-    host, _, _ = _host_port("DCP_GRPC_LISTEN", text).rpartition(":")
-    if plain and not is_loopback(host.strip("[]")):
+    host = _host("DCP_GRPC_LISTEN", text)
+    if plain and not is_loopback(host):
         raise ConfigError(
             f"DCP_GRPC_LISTEN: {host} is not a loopback address; set DCP_TLS_CERT and DCP_TLS_KEY to use it"
         )
@@ -638,8 +639,8 @@ def _gateways(value: Mapping[str, str], tls: tuple[bytes, bytes] | None) -> dict
         ssl.create_default_context(cafile=ca)
     except (ssl.SSLError, OSError):
         raise ConfigError(f"DCP_GATEWAY_CA: {ca} is no file with certificates in PEM") from None
-    checked = _host_port("DCP_GATEWAY_LISTEN", listen)
-    return {"gateway_listen": checked, "gateway_ca": _file("DCP_GATEWAY_CA", ca)}
+    _host("DCP_GATEWAY_LISTEN", listen)
+    return {"gateway_listen": listen, "gateway_ca": _file("DCP_GATEWAY_CA", ca)}
 
 
 def _bus(value: Mapping[str, str]) -> BusAddress | None:

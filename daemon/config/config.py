@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 from dcp.settings import SETTINGS
 
 from common import telemetry
+from common.addresses import host_port
 from common.logs import FORMAT_MEANING, FORMATS, TEXT
 from common.nearest import did_you_mean
 from common.telemetry import LISTEN_MEANING, parse_listen
@@ -330,8 +331,7 @@ def _address(text: str) -> str:
             f"DCP_SERVER is the address of gRPC, host:port without {text.partition('://')[0]}://, such as "
             f"dcp.example.com:50051; {text!r} is a web address"
         )
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if host_port(text, least_port=1) is None:
         raise ConfigError(f"DCP_SERVER must be host:port, such as dcp.example.com:50051, not {text!r}")
     return text
 

@@ -30,7 +30,8 @@ class StorageLimits:
     def check_renter(self, stored_bytes: int, more_bytes: int) -> None:
         """Raises RENTER_STORAGE_FULL if ``more_bytes`` exceed what is kept for a renter."""
         what = "requests, inputs and files for this account"
-        _check(Reason.RENTER_STORAGE_FULL, what, stored_bytes, more_bytes, self.renter_bytes)
+        remedy = "delete inputs that no job needs, "
+        _check(Reason.RENTER_STORAGE_FULL, what, stored_bytes, more_bytes, self.renter_bytes, remedy)
 
     def check_provider(self, stored_bytes: int, more_bytes: int) -> None:
         """Raises PROVIDER_STORAGE_FULL if ``more_bytes`` exceed what is kept of a provider's runs."""
@@ -38,13 +39,15 @@ class StorageLimits:
         _check(Reason.PROVIDER_STORAGE_FULL, what, stored_bytes, more_bytes, self.provider_bytes)
 
 
-def _check(reason: Reason, what: str, stored_bytes: int, more_bytes: int, limit: int) -> None:
+def _check(
+    reason: Reason, what: str, stored_bytes: int, more_bytes: int, limit: int, remedy: str = ""
+) -> None:
     if limit and stored_bytes + more_bytes > limit:
         raise DomainError(
             reason,
             f"the marketplace keeps {stored_bytes} bytes of {what}, and {more_bytes} more are over the "
             f"{limit} that it may have: {max(0, limit - stored_bytes)} bytes are free; "
-            "wait until older ones are deleted, or write to the operator",
+            f"{remedy}wait until older ones are deleted, or write to the operator",
             stored_bytes=stored_bytes,
             stored_bytes_limit=limit,
             free_bytes=max(0, limit - stored_bytes),

@@ -29,6 +29,7 @@ from server.rpc.repeats import once
 from server.services import inputs
 from server.services.batches import Batches, File, Written
 from server.services.inputs import Inputs
+from server.services.keys import GATEWAY
 
 _STATES = enum_map(BatchState, pb.BatchStatus)
 _TIMED = (
@@ -99,7 +100,10 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
         return _file(await self._batches.file(caller().id, request.file_id))
 
     async def ReadFile(self, request: pb.ReadFileRequest, context: Context) -> None:  # type: ignore[override]
-        upload = await self._batches.upload(caller().id, request.file_id)
+        if caller().role == GATEWAY:
+            upload = await self._batches.file_of_check(request.batch_id, request.file_id)
+        else:
+            upload = await self._batches.upload(caller().id, request.file_id)
         size = upload.size_bytes if upload.is_ready else upload.received_bytes
         async with aclosing(self._stored.pieces_of(upload, 0, size)) as pieces:
             async for piece in pieces:
@@ -114,7 +118,8 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
     async def AddBatchLines(
         self, request: pb.AddBatchLinesRequest, context: Context
     ) -> pb.AddBatchLinesResponse:
-        await self._batches.add_lines(caller().id, request.batch_id, [_line(each) for each in request.lines])
+        renter_id = await self._renter_id(request.batch_id)
+        await self._batches.add_lines(renter_id, request.batch_id, [_line(each) for each in request.lines])
         return pb.AddBatchLinesResponse()
 
     async def ResumeBatchCheck(
@@ -124,15 +129,22 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
             is_callers=await self._batches.take_check(caller().id, request.batch_id)
         )
 
+    async def TakeBatchCheck(
+        self, request: pb.TakeBatchCheckRequest, context: Context
+    ) -> pb.TakeBatchCheckResponse:
+        batch = await self._batches.take_any_check()
+        return pb.TakeBatchCheckResponse(batch=message(batch) if batch is not None else None)
+
     async def EndBatchCheck(self, request: pb.EndBatchCheckRequest, context: Context) -> pb.Batch:
+        renter_id = await self._renter_id(request.batch_id)
         if not request.errors:
-            batch = await self._batches.start(caller().id, request.batch_id, request.line_count)
+            batch = await self._batches.start(renter_id, request.batch_id, request.line_count)
             return message(batch)
         faults = tuple(
             Fault(each.code, each.message, each.line if each.HasField("line") else None, each.param)
             for each in request.errors
         )
-        return message(await self._batches.fail(caller().id, request.batch_id, faults))
+        return message(await self._batches.fail(renter_id, request.batch_id, faults))
 
     async def ListBatchResults(
         self, request: pb.ListBatchResultsRequest, context: Context
@@ -141,6 +153,10 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
             caller().id, request.file_id, request.after_number, request.line_count
         )
         return pb.ListBatchResultsResponse(results=[_result(each) for each in found])
+
+    async def _renter_id(self, batch_id: str) -> int:
+        """Whose batch is checked: the caller's, or that of any renter for a gateway."""
+        return await self._batches.renter_of(batch_id) if caller().role == GATEWAY else caller().id
 
 
 def message(batch: Batch) -> pb.Batch:

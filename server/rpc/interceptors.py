@@ -34,7 +34,7 @@ from server.rpc.limits import RateLimits
 from server.rpc.measures import Measures, NoteCall
 from server.rpc.traced import Traced
 from server.rpc.validate import validate
-from server.services.keys import ADMIN, Caller, Credentials
+from server.services.keys import ADMIN, GATEWAY, Caller, Credentials
 from server.services.operators.audit import Operator
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,16 @@ _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_PROVIDER: "provider",
     options_pb2.ROLE_RENTER: "renter",
     options_pb2.ROLE_ADMIN: ADMIN,
+    options_pb2.ROLE_GATEWAY: GATEWAY,
 }
 _SCOPES = member_map(Scope, options_pb2.Scope)
 _OPERATOR_ROLES = member_map(OperatorRole, options_pb2.OperatorRole)
-_A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "an operator's key"}
+_A_KEY = {
+    "provider": "a provider's key",
+    "renter": "a renter's key",
+    ADMIN: "an operator's key",
+    GATEWAY: "a gateway's certificate",
+}
 # Their texts say that nothing was changed.
 _SAY_NOTHING_CHANGED = (Reason.STORE_UNAVAILABLE, Reason.OVERLOADED)
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
@@ -235,12 +241,11 @@ class Authentication(grpc.aio.ServerInterceptor):
         if names == {ADMIN}:
             await self._keys.require_admin_configured()
         credential = find_credential(metadata)
+        if credential is None and GATEWAY in names and context.peer_identities():
+            _caller.set(Caller(GATEWAY))
+            return
         if credential is None:
-            raise DomainError(
-                Reason.MISSING_CREDENTIAL,
-                f"this needs {_or(_A_KEY[name] for name in names)}: send it as Authorization: Bearer KEY, "
-                f"or in the header {_or(_header(name) for name in names)}",
-            )
+            raise DomainError(Reason.MISSING_CREDENTIAL, _missing(names))
         found = await self._identify(credential, address)
         if found.role not in names:
             raise DomainError(
@@ -410,6 +415,17 @@ def _given_id(context: Context) -> str:
     """The id that the caller gave to the request; empty without a valid one."""
     given = (str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id")
     return next(filter(logs.is_request_id, given), "")
+
+
+def _missing(names: frozenset[str]) -> str:
+    """What a call without a credential needs."""
+    with_keys = names - {GATEWAY}
+    if names and not with_keys:
+        return "this is for gateways with a certificate (DCP_GATEWAY_LISTEN)"
+    return (
+        f"this needs {_or(_A_KEY[name] for name in with_keys)}: send it as Authorization: Bearer KEY, "
+        f"or in the header {_or(_header(name) for name in with_keys)}"
+    )
 
 
 def _header(role: str) -> str:

@@ -146,15 +146,50 @@ class Batches:
         """
 
         def take() -> bool:
-            batch = _locked(renter_id, batch_id)
-            now_ms = ms(self._clock)
-            is_free = now_ms - batch.touched_ms >= CHECK_STALLS_MS
-            if batch.state is not BatchState.VALIDATING or not is_free:
-                return False
-            batches.add_lines(batch, (), now_ms)  # notes that it goes on
-            return True
+            return self._take_check(_locked(renter_id, batch_id))
 
         return await self._database.run(take)
+
+    async def take_any_check(self) -> Batch | None:
+        """Gives the caller a check, of whichever renter, that has made no progress for a while."""
+
+        def find() -> Batch | None:
+            return batches.stalled(ms(self._clock) - CHECK_STALLS_MS)
+
+        def take() -> Batch | None:
+            found = find()
+            locked = batches.lock(found.id) if found is not None else None
+            return locked if locked is not None and self._take_check(locked) else None
+
+        return await self._database.run(take) if await self._database.read(find) else None
+
+    def _take_check(self, batch: Batch) -> bool:
+        """Notes that the check of a locked batch goes on, if it has made no progress for a while."""
+        now_ms = ms(self._clock)
+        is_free = now_ms - batch.touched_ms >= CHECK_STALLS_MS
+        if batch.state is not BatchState.VALIDATING or not is_free:
+            return False
+        batches.add_lines(batch, (), now_ms)
+        return True
+
+    async def renter_of(self, batch_id: str) -> int:
+        """Whose batch it is. Raises BATCH_NOT_FOUND."""
+        return (await self._database.read(lambda: _any(batch_id))).renter_id
+
+    async def file_of_check(self, batch_id: str, file_id: str) -> Input:
+        """The file of a batch that is being checked, of whichever renter.
+
+        Raises BATCH_NOT_FOUND, BATCH_NOT_OPEN, INPUT_NOT_FOUND.
+        """
+
+        def read() -> Input:
+            batch = _any(batch_id)
+            _check_is_checked(batch)
+            if batch.input_id != input_of_file(file_id):
+                raise file_not_found(file_id)
+            return _file(batch.renter_id, file_id)
+
+        return await self._database.read(read)
 
     async def start(self, renter_id: int, batch_id: str, count: int) -> Batch:
         """Ends the check of a batch with so many lines: it runs from now on. Harmless to repeat.
@@ -316,6 +351,13 @@ def _moved(batch: Batch, event: BatchEvent, now_ms: int, faults: tuple[Fault, ..
 
 def _existing(renter_id: int, batch_id: str) -> Batch:
     batch = batches.get(renter_id, batch_id)
+    if batch is None:
+        raise not_found(batch_id)
+    return batch
+
+
+def _any(batch_id: str) -> Batch:
+    batch = batches.of_any_renter(batch_id)
     if batch is None:
         raise not_found(batch_id)
     return batch

@@ -28,6 +28,8 @@ from server.store.operators.access import OperatorKeyOwner
 PROVIDER = "provider"
 RENTER = "renter"
 ADMIN = "admin"
+GATEWAY = "gateway"
+"""A gateway on work of its own, which has no credential: see server.rpc.interceptors."""
 SESSION = "session"
 """In place of the role, in a log-in of a browser: only its cookie carries one."""
 OPERATOR_KEY = "dcp-operator-"

@@ -108,6 +108,18 @@ def get(renter_id: int, batch_id: str) -> Batch | None:
     return _one(db.Batch.select().where(db.Batch.renter_id == renter_id, db.Batch.batch_id == batch_id))
 
 
+def of_any_renter(batch_id: str) -> Batch | None:
+    """The batch with an id, for what is no renter's."""
+    return _one(db.Batch.select().where(db.Batch.batch_id == batch_id))
+
+
+def stalled(before_ms: int) -> Batch | None:
+    """The batch whose check has made no progress for longest, since a time or earlier."""
+    checked = states.may(db.Batch.state, BATCH_TRANSITIONS, BatchEvent.START)
+    query = db.Batch.select().where(db.Batch.ended_ms.is_null(), checked, db.Batch.touched_ms <= before_ms)
+    return _one(query.order_by(db.Batch.touched_ms).limit(1))
+
+
 def lock(number: int) -> Batch | None:
     """A batch, whose row stays as it is until the end of the transaction."""
     query = db.Batch.select().where(db.Batch.id == number)

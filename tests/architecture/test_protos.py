@@ -41,7 +41,8 @@ BEHIND_DOORS = {
     *("ChatService.SubmitChat", "ChatService.SubmitEmbeddings"),
     *(f"BatchService.{name}File" for name in ("Create", "Append", "Finish", "Read")),
     *("BatchService.CreateBatch", "BatchService.AddBatchLines"),
-    *("BatchService.ResumeBatchCheck", "BatchService.EndBatchCheck", "BatchService.ListBatchResults"),
+    *(f"BatchService.{name}BatchCheck" for name in ("Resume", "Take", "End")),
+    "BatchService.ListBatchResults",
 }
 
 

@@ -129,6 +129,15 @@ def test_piped_output_is_the_answers_without_colour(user: Terminal) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_terminal_of_20_columns_shows_how_much_is_done_and_breaks_no_line(user: Terminal) -> None:
+    written(user.folder, *(line(number, script("wadi", 10, 0.1)) for number in range(3)))
+    window = user.open("batch", "prompts.jsonl", "--output", "answers.jsonl", columns=20)
+    window.until("%")
+    assert window.end() == 0
+    assert "3 of 3 done" in " ".join(window.shown.split())
+    assert window.widest <= 20
+
+
 def test_simple_lines_of_json_become_requests(user: Terminal) -> None:
     named = {"prompt": prompt(2), "model": MODEL, "custom_id": "mine", "max_tokens": 5}
     messages = {"messages": [{"role": "user", "content": prompt(3)}]}

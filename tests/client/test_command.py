@@ -293,8 +293,14 @@ def test_narrow_terminal_shows_blocks_instead_of_a_table(user: Terminal) -> None
     assert window.end() == 0
     assert "Name: Riyadh Talker" in window.shown.replace("\n", " ")
     assert max(len(line) for line in window.shown.splitlines()) <= 20
+    assert window.widest <= 20
     for words in (("--help",), ("run", "--help"), ("wallet",), ("models",)):
         assert user.open(*words, columns=20).end() == 0
+    window = user.open("market", "--watch", "2", columns=20)
+    window.until("Riyadh Talker")
+    assert window.widest <= 20
+    window.type("\x03")
+    assert window.end() == 130
 
 
 def test_what_a_job_writes_cannot_steer_the_terminal(user: Terminal, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -25,6 +26,7 @@ from tests.support.scripted_daemon import MODEL, answer_to, script
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.slow]
 
 MEGABYTES = 100
+EPOCHS = 6
 SHORT = script("wadi", 4, 0.02)
 
 
@@ -125,7 +127,11 @@ def test_from_pip_install_to_a_training_that_was_killed_at_half(
         stranger.output("cancel", "--keep-files", job_id)
         assert client.wait(job_id).status == "cancelled"
     resumed = stranger.output(*begin, "--resume", job_id, "--output", "out/", "train.sh")
-    assert "goes on after epoch" in resumed
+    goes_on = re.search(r"goes on after epoch (\d)\nepoch (\d)\n", resumed)
+    assert goes_on is not None, resumed
+    done, following = map(int, goes_on.groups())
+    assert 3 <= done < EPOCHS, "it ran from its checkpoint, and had not ended before it was killed"
+    assert following == done + 1
     result = (folder / "out" / "checkpoint").read_text()
     assert result == (folder / "whole" / "checkpoint").read_text()
-    assert result.startswith("6 ")
+    assert result.startswith(f"{EPOCHS} ")

@@ -117,6 +117,14 @@ def test_terminal_shows_log_and_the_cost_so_far(user: Terminal) -> None:
     assert "charged" in window.shown
 
 
+def test_terminal_of_20_columns_shows_log_and_state_and_breaks_no_line(user: Terminal) -> None:
+    window = user.open(*TRAINING, columns=20)
+    window.until("epoch 2 with care")
+    assert window.end() == 0
+    assert "running" in window.shown
+    assert window.widest <= 20
+
+
 def test_failed_job_has_its_exit_code_and_reason(user: Terminal) -> None:
     done = user.run("run", "--image", IMAGE, "--minutes", "1", "--", "sh", "-c", "echo no; exit 3")
     assert done.returncode == 1

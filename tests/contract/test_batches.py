@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from gateway import batch_checks
+from gateway.dialects.openai_batches import MAX_FILE_BYTES
 from server.domain.errors import DomainError, Reason
 from server.services.batches import Batches
 from tests.contract.test_chat_completions import Scene, scene
@@ -127,6 +128,15 @@ async def test_batch_with_wrong_lines_fails_with_their_numbers_and_runs_nothing(
     ]
     await there.market.run_batches()
     await there.daemon.heard_nothing()
+
+
+@pytest.mark.slow
+async def test_file_of_200_mb_without_a_newline_is_one_line_that_is_too_long(there: Scene) -> None:
+    batch = await created(there, bytes(MAX_FILE_BYTES))
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert [(error.line, error.code) for error in batch.errors.data] == [(1, "line_too_long")]
+    assert batch.status == "failed"
 
 
 async def test_cancelled_batch_reports_what_was_not_done(there: Scene) -> None:

@@ -14,7 +14,7 @@ from dcp.v1 import jobs_pb2, options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from starlette.types import Message
 
-from gateway.bodies import BodyLimit, BodyReader, Room
+from gateway.bodies import BodyLimit, BodyReader
 from gateway.edge import ClientGoneError
 from gateway.errors import ApiError
 from gateway.limits import LEAST_BODY_LIMIT
@@ -307,23 +307,3 @@ async def test_negative_zero_is_zero(gateway: httpx.AsyncClient, server: FakeSer
     answer = await gateway.post(TOPUP, content=f'{{"amount_halala": {value}}}')
     assert answer.status_code == 200
     assert str(server.calls[0].request.amount_halala) == "0"
-
-
-async def test_long_bodies_share_a_room_and_who_finds_it_full_comes_again() -> None:
-    def receiving(*parts: bytes) -> Any:
-        messages = iter({"type": "http.request", "body": part, "more_body": True} for part in parts)
-
-        async def receive() -> Message:
-            return next(messages)
-
-        return receive
-
-    room = Room(10)
-    with room.counted(receiving(b"12345", b"678")) as first, room.counted(receiving(b"123")) as second:
-        await first()
-        await first()
-        with pytest.raises(ApiError) as full:
-            await second()
-        assert (full.value.status, full.value.code) == (429, "OVERLOADED")
-    with room.counted(receiving(b"1234567890")) as later:
-        assert (await later())["body"] == b"1234567890"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import uploads
-from gateway.errors import ApiError
 from tests.support.whole_stack import ADMIN, Stack, running_stack
 
 DATA = bytes(range(256)) * 40_000
@@ -129,41 +126,6 @@ async def test_somebody_elses_input_does_not_exist(stack: Stack) -> None:
     ):
         assert (answer.status_code, answer.json()["code"]) == (404, "INPUT_NOT_FOUND")
     assert not (await announce(stack, other))["received_bytes"]
-
-
-async def test_uploads_wait_for_the_store_in_bounded_memory() -> None:
-    pieces, sent_bytes = uploads.Pieces(uploads.PIECE_BYTES + 10), 0
-
-    async def receive() -> Any:
-        nonlocal sent_bytes
-        sent_bytes += 1 << 20
-        return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
-
-    first = pieces.of(receive, "192.0.2.1")
-    assert len(await anext(first)) == uploads.PIECE_BYTES
-    await asyncio.sleep(0)
-    assert sent_bytes == uploads.PIECE_BYTES
-    with pytest.raises(ApiError) as refused:
-        await anext(pieces.of(receive, "192.0.2.1"))
-    assert refused.value.code == "OVERLOADED"
-    await first.aclose()
-    assert len(await anext(pieces.of(receive, "192.0.2.1"))) == uploads.PIECE_BYTES
-
-
-async def test_one_sender_takes_only_its_share_of_the_memory_for_uploads() -> None:
-    pieces = uploads.Pieces(share_bytes=uploads.PIECE_BYTES)
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
-
-    first = pieces.of(receive, "192.0.2.1")
-    await anext(first)
-    with pytest.raises(ApiError) as refused:
-        await anext(pieces.of(receive, "192.0.2.1"))
-    assert (refused.value.code, refused.value.status) == ("OVERLOADED", 429)
-    assert len(await anext(pieces.of(receive, "192.0.2.2"))) == uploads.PIECE_BYTES
-    await first.aclose()
-    assert len(await anext(pieces.of(receive, "192.0.2.1"))) == uploads.PIECE_BYTES
 
 
 async def test_a_job_names_inputs_that_then_stay(stack: Stack) -> None:

@@ -63,6 +63,11 @@ class Window:
         """What was shown so far, without what steers the terminal."""
         return _STEERING.sub("", self.raw).replace("\r\n", "\n")
 
+    @property
+    def widest(self) -> int:
+        """The columns of the longest line that was drawn; one longer than the terminal would have broken."""
+        return max(len(line) for line in re.split("[\r\n]", self.shown))
+
     def until(self, text: str, seconds: float = 60) -> None:
         """Waits until a text is shown after what earlier calls waited for."""
         deadline = time.monotonic() + seconds

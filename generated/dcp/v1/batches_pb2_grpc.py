@@ -104,6 +104,11 @@ class BatchServiceStub:
                 request_serializer=dcp_dot_v1_dot_batches__pb2.ResumeBatchCheckRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_batches__pb2.ResumeBatchCheckResponse.FromString,
                 _registered_method=True)
+        self.TakeBatchCheck = channel.unary_unary(
+                '/dcp.v1.BatchService/TakeBatchCheck',
+                request_serializer=dcp_dot_v1_dot_batches__pb2.TakeBatchCheckRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_batches__pb2.TakeBatchCheckResponse.FromString,
+                _registered_method=True)
         self.EndBatchCheck = channel.unary_unary(
                 '/dcp.v1.BatchService/EndBatchCheck',
                 request_serializer=dcp_dot_v1_dot_batches__pb2.EndBatchCheckRequest.SerializeToString,
@@ -224,6 +229,13 @@ class BatchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeBatchCheck(self, request, context):
+        """Gives a gateway the check of any batch that has made no progress for a minute. Of several gateways one gets it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EndBatchCheck(self, request, context):
         """Ends the check of a batch: it runs if nothing is wrong with its lines, else it has failed.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
@@ -306,6 +318,11 @@ def add_BatchServiceServicer_to_server(servicer, server):
                     servicer.ResumeBatchCheck,
                     request_deserializer=dcp_dot_v1_dot_batches__pb2.ResumeBatchCheckRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_batches__pb2.ResumeBatchCheckResponse.SerializeToString,
+            ),
+            'TakeBatchCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeBatchCheck,
+                    request_deserializer=dcp_dot_v1_dot_batches__pb2.TakeBatchCheckRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_batches__pb2.TakeBatchCheckResponse.SerializeToString,
             ),
             'EndBatchCheck': grpc.unary_unary_rpc_method_handler(
                     servicer.EndBatchCheck,
@@ -674,6 +691,33 @@ class BatchService:
             '/dcp.v1.BatchService/ResumeBatchCheck',
             dcp_dot_v1_dot_batches__pb2.ResumeBatchCheckRequest.SerializeToString,
             dcp_dot_v1_dot_batches__pb2.ResumeBatchCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeBatchCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.BatchService/TakeBatchCheck',
+            dcp_dot_v1_dot_batches__pb2.TakeBatchCheckRequest.SerializeToString,
+            dcp_dot_v1_dot_batches__pb2.TakeBatchCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,8 @@ class BatchServiceStub:
     """Takes over the check of a batch that has made no progress for a minute, since whoever did it has ended. Of several
     callers one gets it.
     """
+    TakeBatchCheck: _grpc.UnaryUnaryMultiCallable[_batches_pb2.TakeBatchCheckRequest, _batches_pb2.TakeBatchCheckResponse]
+    """Gives a gateway the check of any batch that has made no progress for a minute. Of several gateways one gets it."""
     EndBatchCheck: _grpc.UnaryUnaryMultiCallable[_batches_pb2.EndBatchCheckRequest, _batches_pb2.Batch]
     """Ends the check of a batch: it runs if nothing is wrong with its lines, else it has failed.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
@@ -141,6 +143,8 @@ class BatchServiceAsyncStub(BatchServiceStub):
     """Takes over the check of a batch that has made no progress for a minute, since whoever did it has ended. Of several
     callers one gets it.
     """
+    TakeBatchCheck: _aio.UnaryUnaryMultiCallable[_batches_pb2.TakeBatchCheckRequest, _batches_pb2.TakeBatchCheckResponse]  # type: ignore[assignment]
+    """Gives a gateway the check of any batch that has made no progress for a minute. Of several gateways one gets it."""
     EndBatchCheck: _aio.UnaryUnaryMultiCallable[_batches_pb2.EndBatchCheckRequest, _batches_pb2.Batch]  # type: ignore[assignment]
     """Ends the check of a batch: it runs if nothing is wrong with its lines, else it has failed.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
@@ -276,6 +280,14 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes over the check of a batch that has made no progress for a minute, since whoever did it has ended. Of several
         callers one gets it.
         """
+
+    @_abc_1.abstractmethod
+    def TakeBatchCheck(
+        self,
+        request: _batches_pb2.TakeBatchCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batches_pb2.TakeBatchCheckResponse, _abc.Awaitable[_batches_pb2.TakeBatchCheckResponse]]:
+        """Gives a gateway the check of any batch that has made no progress for a minute. Of several gateways one gets it."""
 
     @_abc_1.abstractmethod
     def EndBatchCheck(

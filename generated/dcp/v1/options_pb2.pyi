@@ -41,6 +41,10 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """A renter, by its key (`dcp-renter-...`)."""
     ROLE_ADMIN: _Role.ValueType  # 4
     """An operator, by a key of its own (`dcp-operator-...`), or by the admin token, which may do what an admin may."""
+    ROLE_GATEWAY: _Role.ValueType  # 5
+    """A gateway on work of its own, without a credential: it has a certificate of the operator's, or runs in the
+    server's process.
+    """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who a caller is, by its credential."""
@@ -55,6 +59,10 @@ ROLE_RENTER: Role.ValueType  # 3
 """A renter, by its key (`dcp-renter-...`)."""
 ROLE_ADMIN: Role.ValueType  # 4
 """An operator, by a key of its own (`dcp-operator-...`), or by the admin token, which may do what an admin may."""
+ROLE_GATEWAY: Role.ValueType  # 5
+"""A gateway on work of its own, without a credential: it has a certificate of the operator's, or runs in the
+server's process.
+"""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _OperatorRole:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from dcp.v1 import batches_pb2 as pb
-from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, privacy_pb2, webhooks_pb2
+from dcp.v1 import batches_pb2_grpc, jobs_pb2, keys_pb2, options_pb2, privacy_pb2, webhooks_pb2
 
+from market.channel import EmbeddedChannel
 from server.domain.batches import JOBS_AT_ONCE, PRIORITY, WINDOW_MS
 from server.domain.limits import OFF
 from server.services import batch_runs, batches
@@ -521,6 +522,47 @@ async def test_check_that_lost_its_gateway_is_given_to_one_that_asks_for_it(any_
     assert not await resumed(market, renter, batch_id), "it is checked"
     other = await market.renter()
     assert (await refusal(resumed(market, other, batch_id))).reason == "BATCH_NOT_FOUND"
+
+
+async def test_check_that_lost_its_gateway_goes_to_a_known_gateway_without_its_renter(
+    any_market: Market,
+) -> None:
+    market, renter = any_market, await any_market.renter()
+    batch_id = await checked(market, renter)
+    await add(market, renter, batch_id, line(1))
+    renters_file = (await get(market, renter, batch_id)).input_file_id
+    async with EmbeddedChannel(market.server.methods.handler) as channel:  # without a wire, and so known
+        gateway: Any = batches_pb2_grpc.BatchServiceStub(cast(Any, channel))
+
+        async def taken() -> str:
+            return str((await gateway.TakeBatchCheck(pb.TakeBatchCheckRequest())).batch.id)
+
+        async def content(batch_id: str, file_id: str) -> bytes:
+            reading = gateway.ReadFile(pb.ReadFileRequest(file_id=file_id, batch_id=batch_id))
+            found = b""
+            while (piece := await reading.read()) is not grpc.aio.EOF:
+                found += piece.data
+            return found
+
+        assert await taken() == "", "it goes on"
+        market.clock.advance(61)
+        found = await asyncio.gather(*(taken() for _ in range(5)))
+        assert sorted(found) == ["", "", "", "", batch_id]
+        assert await content(batch_id, renters_file) == b"{}\n"
+        await gateway.AddBatchLines(pb.AddBatchLinesRequest(batch_id=batch_id, lines=[line(1), line(2)]))
+        ended = pb.EndBatchCheckRequest(batch_id=batch_id, line_count=2)
+        for _ in range(2):
+            assert (await gateway.EndBatchCheck(ended)).status == pb.BATCH_STATUS_IN_PROGRESS
+        other = await checked(market, renter)
+        others_file = (await get(market, renter, other)).input_file_id
+        for of_batch, file_id in ((batch_id, renters_file), (other, renters_file), ("", others_file)):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await content(of_batch, file_id)
+        market.clock.advance(61)
+        assert await taken() == other
+        assert await taken() == ""
+    refused = await refusal(market.batch_service.TakeBatchCheck(pb.TakeBatchCheckRequest()))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "MISSING_CREDENTIAL")
 
 
 async def test_check_that_lost_its_gateway_and_that_nobody_asks_for_fails(market: Market) -> None:

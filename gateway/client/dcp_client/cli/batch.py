@@ -21,7 +21,7 @@ from dcp_client.cli.follow import ask_after_interrupt
 from dcp_client.cli.show import moment, sar
 from dcp_client.cli.texts import say
 from dcp_client.errors import APIError
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import TextColumn
 
 app = typer.Typer()
 
@@ -159,10 +159,9 @@ def _cancel(client: Client, batch_id: str) -> None:
 @contextmanager
 def _shown(at: Here) -> Iterator[Callable[[objects.Batch], None]]:
     """Shows how far a batch is: a bar on a terminal, else a line for each state."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
     is_terminal = at.screen.err.is_terminal
     last = [""]
-    with Progress(*columns, console=at.screen.err, transient=True, disable=not is_terminal) as bar:
+    with at.screen.bar(TextColumn("{task.fields[facts]}")) as bar:
         task = bar.add_task("", total=None, facts="")
 
         def show(now: objects.Batch) -> None:

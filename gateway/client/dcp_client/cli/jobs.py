@@ -175,7 +175,7 @@ def jobs(
     ctx: typer.Context,
     job_id: Optional[str] = typer.Argument(None, help="Show only this job, with all that is known."),
     status: Optional[str] = typer.Option(
-        None, help="queued, assigned, running, completed, failed or cancelled."
+        None, help="queued, pending, assigned, running, completed, failed or cancelled."
     ),
     limit: int = typer.Option(20, help="How many to show; 0: all."),
 ) -> None:

@@ -18,12 +18,22 @@ from dcp_client.cli.texts import say
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 # A table with less than this many columns of text for each of its columns is shown as blocks instead.
 _LEAST_CELL = 7
+# A bar and the facts beside it need so many columns.
+_LEAST_BAR = 60
 # Control characters would steer the terminal of whoever reads a job's output: its colours, title and keys.
 _STEERING = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
@@ -68,11 +78,17 @@ class Screen:
         """Writes what went wrong."""
         self.err.print(Text.assemble(("dcp: ", "bold red"), plain(text)), soft_wrap=not self.err.is_terminal)
 
+    def bar(self, *facts: ProgressColumn) -> Progress:
+        """A bar with facts beside it, on a terminal; where it has no room for them, how much is done."""
+        name = TextColumn("{task.description}")
+        has_room = self.err.width >= _LEAST_BAR
+        columns = (name, BarColumn(), *facts) if has_room else (name, TaskProgressColumn())
+        return Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal)
+
     @contextmanager
     def progress(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
         """Shows how much of a file is there, on a terminal; it is gone when the block ends."""
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as bar:
+        with self.bar(DownloadColumn(), TransferSpeedColumn()) as bar:
             task = bar.add_task(escape(plain(name)))
             yield lambda _, done, total: bar.update(task, completed=done, total=total)
 
