@@ -58,10 +58,12 @@ def main() -> int:
             for name, picture in CHOSEN.items():
                 _draw(browser, tour, picture, folder / f"{name}.png")
             return 0
-        for values in itertools.product(LANGUAGES, WIDTHS, THEMES):
-            look = Look(*values)
+        looks = [Look(*values) for values in itertools.product(LANGUAGES, WIDTHS, THEMES)]
+        for look in looks:
             for name, path in PUBLIC.items():
                 _photograph(browser, tour, name, path, look, folder)
+        tour.wait_for_incident()  # as most pages are done, hardly ever for long
+        for look in looks:
             for role in ROLES:
                 _photograph_account(browser, tour, role, look, folder)
     return 0
@@ -91,7 +93,8 @@ def _photograph_account(browser: Browser, tour: Tour, role: str, look: Look, fol
         tab = context.new_page()
         for view in tour.views(role):
             tour.open(tab, view, look.language)
-            _take(tab, folder / f"{role}-{view.partition('#')[2]}-{look}.png", whole=True)
+            name = view.partition("#")[2].partition("/")[0]  # without the id of a single thing
+            _take(tab, folder / f"{role}-{name}-{look}.png", whole=True)
 
 
 def _photograph(browser: Browser, tour: Tour, name: str, path: str, look: Look, folder: Path) -> None:
@@ -149,10 +152,10 @@ CHOSEN = {
     "market-phone": Picture("/", Look("ar", "phone", "dark"), act=_see_the_market),
     "documents": Picture("/docs/job", act=_see_the_submit),
     "documents-arabic": Picture("/docs/guides/renters", Look("ar")),
-    "search": Picture("/docs", Look(theme="dark"), act=search),
     "inference": Picture("/docs/inference", Look(theme="dark")),
     "renter": Picture("/renter#jobs", role="renter"),
-    "provider": Picture("/provider#machine", Look("ar"), role="provider"),
+    "provider": Picture("/provider#earnings", Look("ar"), role="provider"),
+    "operator": Picture("/operator#health", Look(theme="dark"), role="operator"),
 }
 """The pictures that README.md and docs/ show, by their names."""
 

@@ -1,18 +1,22 @@
 """Owns the list of the site's pages and how a browser gets to each, for the screenshots and the benchmark.
 
-Views of accounts are read from the pages themselves, so that a new one is in both. It knows no figures.
+Views of accounts are read from the pages themselves, so that a new one is in both. What each role sees is
+real: jobs that ran, a payout that waits, a dispute, an incident. It knows no figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from scripts import operators
 from scripts.market import UNLIMITED, Market
 
 PUBLIC = {
@@ -29,7 +33,7 @@ PUBLIC = {
     "docs-objects": "/docs/objects",
 }
 """The pages that need no account, by the name of their pictures."""
-ROLES = ("renter", "provider")
+ROLES = ("renter", "provider", "operator")
 READY = "html[data-ready]"
 PATIENCE_MS = 300_000
 """A loaded machine is slow; a page that never comes is an error all the same."""
@@ -46,19 +50,39 @@ _GPUS = (
 )
 
 
+_SETTINGS = UNLIMITED | {
+    "DCP_PAYOUT_MATURES_HOURS": "0",
+    "DCP_NEW_PAYOUT_MATURES_HOURS": "0",
+    "DCP_INCIDENT_UNSERVED_MINUTES": "1",
+}
+_IBAN = "SA0380000000608010167519"
+_LAUNCH_PRICE, _PRICE = "100000", "0.60"
+"""SAR for a million tokens: with the first, two short answers are enough for a payout."""
+_LEAST_HALALA = 1_000
+"""The least amount of a withdrawal."""
+_WAIT_SECONDS = 600.0
+_BEAT_SECONDS = 10.0
+_Found = TypeVar("_Found")
+
+
 class Tour:
-    """A running market with live providers and two accounts that have something to show."""
+    """A running market with live providers, and accounts of each role that have something to show."""
 
     def __init__(self, market: Market) -> None:
         self.market = market
+        self.url = operators.address(market)
         self.keys: dict[str, str] = {}
-        """The keys of the two accounts by role."""
+        """The keys of the renter and the provider by role."""
         self.nodes: list[str] = []
         """The keys of the other providers, which only report their GPUs."""
+        self.details: dict[str, list[str]] = {}
+        """The views of single things, by role."""
+        self._cookies: dict[str, Any] = {}
+        """The log-ins of browsers, by role."""
 
     def furnish(self) -> None:
-        """Creates the accounts, the providers and a few jobs."""
-        provider_key = self.market.register_provider("Buraydah Node", "provider@example.com")[1]
+        """Creates the accounts, the providers, jobs, and what an operator decides."""
+        provider_id, provider_key = self.market.register_provider("Buraydah Node", "provider@example.com")
         self.market.add_daemon(provider_key)
         renter_id, renter_key = self.market.register_renter("Acme AI", "renter@example.com")
         self.market.credit(renter_id, 25_000)
@@ -68,15 +92,79 @@ class Tour:
         renter = {"x-renter-key": renter_key}
         self.market.post("/api/renters/keys", {"name": "Nightly batch", "scopes": ["inference"]}, **renter)
         for prompt in ("What is a GPU?", "Name three cities in Saudi Arabia."):
-            body = {
-                "job_type": "llm-inference",
-                "duration_minutes": 3,
-                "params": {"model": MODEL, "prompt": prompt, "max_tokens": 32},
-            }
-            self.market.post("/api/jobs/submit", body, **renter)
+            self._submit({"model": MODEL, "prompt": prompt, "max_tokens": 32})
+        self._submit({"model": "Qwen/Qwen3-8B", "prompt": "What is zakat?"}, wait_for_supply=True)
+        self._set_price(_LAUNCH_PRICE)
+        charged = [self._chat(prompt) for prompt in ("Write a haiku.", "Translate: good morning.")]
+        self._set_price(_PRICE)
+        payout = self._ask_for_payout()
+        reason = {"reason": "The answer repeats one line and stops in the middle of a word."}
+        dispute = self.market.post(f"/api/jobs/{charged[0]}/dispute", reason, **renter)["dispute"]["id"]
+        self._suspend()
+        self.details = {
+            "renter": [f"job/{charged[0]}"],
+            "operator": [
+                f"payout/{payout}",
+                f"dispute/{dispute}",
+                f"renter/{renter_id}",
+                f"provider/{provider_id}",
+                f"job/{charged[0]}",
+            ],
+        }
 
-    def beat(self) -> None:
-        """Has all providers report their GPUs, without which they are not live for long."""
+    def _as_admin(self, path: str, body: object) -> dict[str, Any]:
+        return self.market.post(path, body, **{"x-admin-token": self.market.admin_token})
+
+    def _submit(self, params: dict[str, object], **more: object) -> None:
+        body = {"job_type": "llm-inference", "duration_minutes": 3, "params": params, **more}
+        self.market.post("/api/jobs/submit", body, **{"x-renter-key": self.keys["renter"]})
+
+    def _set_price(self, price: str) -> None:
+        kinds = ("input", "cached_input", "output")
+        prices = {f"sar_per_million_{kind}_tokens": price for kind in kinds}
+        self._as_admin("/api/admin/prices", {"model": MODEL, **prices})
+
+    def _chat(self, prompt: str) -> str:
+        """The id of a job that was answered and charged."""
+        body = {"model": MODEL, "max_tokens": 160, "messages": [{"role": "user", "content": prompt}]}
+        own = {"x-renter-key": self.keys["renter"]}
+
+        def ask() -> str:
+            answer = self.market.http.post("/v1/chat/completions", json=body, headers=own, timeout=120)
+            return "" if answer.is_error else answer.headers["x-request-id"]
+
+        return _eventually("an answer", ask)
+
+    def _ask_for_payout(self) -> int:
+        """The id of the provider's withdrawal request, once its earnings are enough for one."""
+        own = {"x-provider-key": self.keys["provider"]}
+
+        def earnings() -> int:
+            earned = int(self.market.get("/api/providers/earnings", **own)["claimable_halala"])
+            return earned if earned >= _LEAST_HALALA else 0
+
+        earned = _eventually("the earnings", earnings)
+        body = {"amount_halala": max(_LEAST_HALALA, earned // 2), "iban": _IBAN}
+        return int(self.market.post("/api/providers/withdrawals", body, **own)["withdrawal"]["id"])
+
+    def _suspend(self) -> None:
+        """A renter whom an operator suspended: the audit log has its reason."""
+        renter_id, _ = self.market.register_renter("Filler Ltd", "filler@example.com")
+        self._as_admin(f"/api/admin/renters/{renter_id}/suspend", {"reason": "The card was reported stolen."})
+
+    def wait_for_incident(self) -> None:
+        """Waits until the market reports that nobody serves a model that is wanted: about three minutes."""
+        admin = {"x-admin-token": self.market.admin_token}
+        _eventually("an incident", lambda: self.market.get("/api/admin/incidents", **admin)["incidents"])
+
+    def beat_until(self, end: threading.Event) -> None:
+        """Has all providers report their GPUs now and then, without which they are not live for long."""
+        while True:
+            self._beat()
+            if end.wait(_BEAT_SECONDS):
+                return
+
+    def _beat(self) -> None:
         for key, (gpu, memory, _) in zip(self.nodes, _GPUS, strict=True):
             report = {"gpu_name": gpu, "gpu_vram_mib": memory}
             self.market.post("/api/providers/heartbeat", {"gpu_status": report}, **{"x-provider-key": key})
@@ -84,35 +172,66 @@ class Tour:
     def open(self, tab: Page, path: str, language: str = "en") -> None:
         """Opens a page and waits until it can be used. ``path`` can name a view after a #."""
         address, _, view = path.partition("#")
-        if address == "/":
-            self.beat()
         tab.goto("about:blank")
-        tab.goto(f"{self.market.url}{address}?lang={language}{f'#{view}' if view else ''}")
+        tab.goto(f"{self.url}{address}?lang={language}{f'#{view}' if view else ''}")
         tab.wait_for_selector(_HOME_READY if address == "/" else READY)
 
     def log_in(self, context: BrowserContext, role: str) -> None:
-        """Logs a browser in by the account's key, as the page does."""
-        headers = {"origin": self.market.url, f"x-{role}-key": self.keys[role]}
-        answer = httpx.post(f"{self.market.url}/api/log-in", json={}, headers=headers)
+        """Logs a browser in; all of a role share one log-in."""
+        if role not in self._cookies:
+            self._cookies[role] = self._joined(context) if role == "operator" else self._logged_in(role)
+        context.add_cookies(self._cookies[role])
+
+    def _logged_in(self, role: str) -> Any:
+        """The cookies of a log-in by an account's key, made as the page makes it."""
+        headers = {"origin": self.url, f"x-{role}-key": self.keys[role]}
+        answer = httpx.post(f"{self.url}/api/log-in", json={}, headers=headers)
         answer.raise_for_status()
-        for name, value in answer.cookies.items():
-            cookie: Any = {"name": name, "value": value, "url": self.market.url, "sameSite": "Strict"}
-            context.add_cookies([cookie])
+        return [
+            {"name": name, "value": value, "url": self.url, "sameSite": "Strict"}
+            for name, value in answer.cookies.items()
+        ]
+
+    def _joined(self, context: BrowserContext) -> Any:
+        """The cookies of an operator, who comes by an invitation and a passkey."""
+        tab = context.new_page()
+        operators.add_authenticator(tab)
+        operators.accept(tab, operators.invite(self.market, "Sara", "admin")[1])
+        tab.close()
+        return context.cookies()
 
     def views(self, role: str) -> Sequence[str]:
-        """The paths of the views of an account's page, as its own list names them."""
+        """The paths of the views of an account's page: those of its own list, then those of single things."""
         page = self.market.http.get(f"/{role}").raise_for_status().text
         listed = page.partition('<nav class="views"')[2].partition("</nav>")[0]
-        return [f"/{role}#{part.partition(chr(34))[0]}" for part in listed.split('href="#')[1:]]
+        names = [part.partition(chr(34))[0] for part in listed.split('href="#')[1:]]
+        return [f"/{role}#{name}" for name in (*names, *self.details.get(role, ()))]
+
+
+def _eventually(what: str, look: Callable[[], _Found | None]) -> _Found:
+    """Looks again and again until there is something. Raises TimeoutError."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.5)
+    raise TimeoutError(f"{what} did not come")
 
 
 @contextmanager
 def touring(folder: Path) -> Iterator[Tour]:
     """Runs a market for the pages."""
-    with Market(folder, "operator-token-of-the-pages-only", settings=UNLIMITED) as market:
+    with Market(folder, "operator-token-of-the-pages-only", settings=_SETTINGS) as market:
         tour = Tour(market)
         tour.furnish()
-        yield tour
+        end = threading.Event()
+        beats = threading.Thread(target=tour.beat_until, args=(end,))
+        beats.start()
+        try:
+            yield tour
+        finally:
+            end.set()
+            beats.join()
 
 
 @contextmanager

@@ -121,6 +121,8 @@ GOAL_LINES = (
          "first load of the largest page, transferred"),
     Goal("first load of the slowest page, until usable", "0.59 s", "pages",
          "first load of the slowest page, until usable, p50"),
+    Goal("first token of a chat on the playground: later than by the API", "", "pages",
+         "the page's first token: later than the API's, p50"),
     Goal("migrations of 1,000,000 jobs", "", "growth", "migrations from 0015: until ready"),
     Goal("left of a migration that was killed", "", "growth",
          "interrupted: tables, indexes and triggers of an incomplete one"),

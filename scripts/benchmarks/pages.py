@@ -1,6 +1,7 @@
-"""Measures the first load of each page in Chromium: bytes transferred, and seconds until the page is usable.
+"""Measures the pages in Chromium: the first load of each, and a chat's first token beside the API's.
 
-A separate market serves the pages; each load uses a new browser context with an empty cache.
+The figures of a first load are the bytes transferred and the seconds until the page is usable. Each load uses
+a new browser context with an empty cache. The chats have a market of their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
+from scripts.benchmarks import playground
 from scripts.benchmarks.figures import Figure, at_most, percentile
 from scripts.benchmarks.processes import say
 from scripts.benchmarks.sizes import Sizes
@@ -24,14 +26,22 @@ SLOWEST = "first load of the slowest page, until usable, p50"
 
 
 def run(sizes: Sizes) -> list[Figure]:
-    """Loads each page for the first time, several times, and returns the figures, the worst of all first."""
+    """Returns the figures of the pages, and those of the playground."""
+    with running_browser() as browser:
+        figures = _first_loads(browser, sizes.page_loads)
+        with tempfile.TemporaryDirectory() as data:
+            return figures + playground.first_token(browser, Path(data), sizes.page_answers)
+
+
+def _first_loads(browser: Browser, loads: int) -> list[Figure]:
+    """Loads each page for the first time, several times; the worst of all comes first."""
     kilobytes: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as data, touring(Path(data)) as tour, running_browser() as browser:
+    with tempfile.TemporaryDirectory() as data, touring(Path(data)) as tour:
         paths = dict.fromkeys(PUBLIC.values(), "") | {f"/{role}": role for role in ROLES}
         for path, role in paths.items():
-            say(f"pages: {sizes.page_loads} first loads of {path}")
-            measured = [_load(browser, tour, path, role) for _ in range(sizes.page_loads)]
+            say(f"pages: {loads} first loads of {path}")
+            measured = [_load(browser, tour, path, role) for _ in range(loads)]
             seconds[path] = percentile([taken for taken, _ in measured], 50)
             kilobytes[path] = max(size for _, size in measured) / 1000
     figures = [

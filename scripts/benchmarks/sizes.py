@@ -42,6 +42,7 @@ class Sizes:
     cluster_elsewhere: int = 10_000
     startup_rounds: int = 5
     page_loads: int = 10
+    page_answers: int = 30
     fresh: bool = False
     """Whether the database of growth is created again."""
 
@@ -90,4 +91,5 @@ QUICK = Sizes(
     cluster_elsewhere=1_000,
     startup_rounds=1,
     page_loads=1,
+    page_answers=3,
 )

@@ -64,9 +64,8 @@ class IncidentServicer(incidents_pb2_grpc.IncidentServiceServicer):
     async def TestOperatorWebhook(
         self, request: pb.TestOperatorWebhookRequest, context: Context
     ) -> pb.TestOperatorWebhookResponse:
-        return pb.TestOperatorWebhookResponse(
-            success=True, delivery=delivery(await self._webhooks.test(OPERATORS))
-        )
+        added = await self._webhooks.test(OPERATORS, operator(context))
+        return pb.TestOperatorWebhookResponse(success=True, delivery=delivery(added))
 
     async def ListOperatorWebhookDeliveries(
         self, request: pb.ListOperatorWebhookDeliveriesRequest, context: Context

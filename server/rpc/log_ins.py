@@ -7,7 +7,7 @@ from dcp.v1 import log_ins_pb2_grpc
 
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.interceptors import caller
+from server.rpc.interceptors import caller, operator
 from server.rpc.recovery import ROLE_NUMBERS, account_role
 from server.rpc.validate import mailbox_of
 from server.services.keys import ADMIN
@@ -48,6 +48,9 @@ class LogInServicer(log_ins_pb2_grpc.LogInServiceServicer):
         )
 
     async def LogOut(self, request: pb.LogOutRequest, context: Context) -> pb.LogOutResponse:
-        log_ins = self._of_operators if caller().role == ADMIN else self._log_ins
-        ended = await log_ins.log_out(caller(), everywhere=request.everywhere)
+        everywhere = request.everywhere
+        if caller().role == ADMIN:
+            ended = await self._of_operators.log_out(caller(), operator(context), everywhere=everywhere)
+        else:
+            ended = await self._log_ins.log_out(caller(), everywhere=everywhere)
         return pb.LogOutResponse(success=True, ended=ended)

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
-from server.domain.pricing import Price, Prices, TimePrice, TokenPrice, with_entry
+from server.domain.pricing import Price, Prices, TimePrice, TokenPrice, with_entry, words
 from server.domain.terms import Terms, check_price, price_bounds
 from server.services.operators.audit import Operator
 from server.services.terms import OwnTerms
@@ -72,7 +72,7 @@ class PriceList:
         def change() -> Card:
             before = prices.change(subject.kind, subject.name, price, now_ms)
             if before != price:
-                facts = [{"price": of.text if of is not None else None} for of in (before, price)]
+                facts = [{"price": words(of) if of is not None else None} for of in (before, price)]
                 operator.note("price.change", subject.name, facts[0], facts[1], now_ms)
             return prices.card()
 

@@ -125,7 +125,7 @@ class Webhooks:
         log.info("rotated the secret of a webhook owner_id=%d grace_seconds=%d", owner_id, grace_seconds)
         return NewSecret(secret, expires_ms)
 
-    async def test(self, owner_id: int) -> Delivery:
+    async def test(self, owner_id: int, operator: Operator | None = None) -> Delivery:
         """Adds a test event to the outbox. Raises WRONG_STATE without a webhook, or while a test waits."""
         now_ms = ms(self._clock)
 
@@ -139,7 +139,9 @@ class Webhooks:
                     "a test is already waiting to be sent; see its result in the list of deliveries",
                     status="waiting",
                 )
-            return webhooks.delivery(outbox.add(webhook, WebhookEvent.TEST, {}, now_ms))
+            added = webhooks.delivery(outbox.add(webhook, WebhookEvent.TEST, {}, now_ms))
+            _note(operator, "webhook.test", {}, _public(webhook), now_ms)
+            return added
 
         return await self._database.run(test)
 

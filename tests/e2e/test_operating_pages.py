@@ -9,11 +9,12 @@ from itertools import count
 from typing import Any
 
 import pytest
+from dcp.v1.incidents_pb2 import IncidentCondition
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Route, expect
 
 from scripts.market import UNLIMITED, Market
+from scripts.operators import accept, add_authenticator, address, invite
 from tests.e2e.test_account_pages import HOSTILE, Looks, in_each_language, look_at, open_view
-from tests.e2e.test_operator_pages import add_authenticator
 from tests.support.browsers import PATIENCE_MS
 from tests.support.openai_server import DONE, END, Script, event, openai_server, word
 from tests.support.patient_renter import eventually
@@ -66,9 +67,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 
 
 def new_context(browser: Browser, market: Market) -> BrowserContext:
-    # Passkeys belong to names, not to addresses.
-    url = market.url.replace("127.0.0.1", "localhost")
-    return browser.new_context(viewport=DESKTOP, base_url=url, reduced_motion="reduce")  # type: ignore[arg-type]
+    return browser.new_context(viewport=DESKTOP, base_url=address(market), reduced_motion="reduce")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -115,13 +114,8 @@ def log_in(
 
 def _joined(page: Page, market: Market, role: str) -> tuple[str, Any]:
     name = f"{role.capitalize()} {next(NUMBERS)}"
-    invited = market.post("/api/admin/operators", {"name": name, "role": role}, **ADMIN)
     add_authenticator(page)
-    page.goto(invited["link"])
-    page.get_by_label("Name of the passkey").fill("Laptop")
-    page.get_by_role("button", name="Create the passkey and log in").click()
-    page.wait_for_url("**/operator*")
-    page.wait_for_selector("html[data-ready]")
+    accept(page, invite(market, name, role)[1])
     return name, page.context.cookies()
 
 
@@ -365,6 +359,34 @@ def test_lines_of_a_log_and_output_stay_text(page: Page, market: Market) -> None
         expect(page.get_by_label(label, exact=True)).to_have_text(HOSTILE)
     assert page.locator("#view b, #view img").count() == 0
     assert "hacked" not in page.title()
+
+
+def test_incident_of_each_kind_is_said_in_arabic(page: Page, market: Market) -> None:
+    log_in(page, market, language="ar")
+    disks = [{"place": "files", "free_bytes": 5 * 10**9, "total_bytes": 10**11}]
+    facts: dict[str, tuple[dict[str, Any], str]] = {
+        "model_unserved": ({"unserved": {"models": [{"model": HOSTILE, "jobs": 7}], "jobs": 7}}, HOSTILE),
+        "payouts_wait": ({"payouts": {"requests": 3, "amount_halala": 123_400}}, "1,234.00"),
+        "proof_unclean": ({"proof": {"discrepancies": 41}}, "41"),
+        "disk_nearly_full": ({"disks": disks}, "5 "),
+        "disk_full": ({"disks": disks}, "100 "),
+        "sessions_lost": ({"sessions": {"before": 52, "present": 4}}, "52"),
+    }
+    kinds = [name.removeprefix("INCIDENT_CONDITION_").lower() for name in IncidentCondition.keys()[1:]]
+    common = {"severity": "page", "summary": "In English.", "began_at": "2026-01-31T12:00:00.000Z"}
+    found = [
+        {"id": number, "condition": kind, **common, **facts[kind][0]} for number, kind in enumerate(kinds)
+    ]
+    answer = {"incidents": [*found, {"id": 99, "condition": "newer", **common}]}
+    page.route(re.compile("/admin/incidents"), lambda route: route.fulfill(json=answer))
+    open_view(page, "/operator?lang=ar#incidents")
+    rows = page.get_by_role("table", name="الحوادث").locator("tbody th").all_inner_texts()
+    for kind, said in zip(kinds, rows, strict=False):
+        assert facts[kind][1] in said
+        assert re.search("[\u0600-\u06ff]", said)
+        assert "In English." not in said
+    assert "In English." in rows[-1], "a kind that is newer than the page"
+    assert page.locator("#view b, #view img").count() == 0
 
 
 def test_typed_reason_survives_the_end_of_the_log_in(page: Page, market: Market) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, CDPSession, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from scripts.market import UNLIMITED, Market
+from scripts.operators import AUTHENTICATOR, add_authenticator, address, invite
 from tests.support.browsers import PATIENCE_MS
 
 pytestmark = pytest.mark.e2e
@@ -18,14 +20,6 @@ pytestmark = pytest.mark.e2e
 ADMIN_TOKEN = "operator-token-of-the-operator-pages"
 TOKEN = {"x-admin-token": ADMIN_TOKEN}
 NUMBERS = count(1)
-AUTHENTICATOR = {
-    "protocol": "ctap2",
-    "transport": "internal",
-    "hasResidentKey": True,
-    "hasUserVerification": True,
-    "isUserVerified": True,
-    "automaticPresenceSimulation": True,
-}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +31,8 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 @pytest.fixture
 def context(browser: Browser, market: Market) -> Iterator[BrowserContext]:
     """A browser of one person. The test fails if a page logs an error."""
-    # Passkeys belong to names, not to addresses.
-    url = market.url.replace("127.0.0.1", "localhost")
-    context = browser.new_context(
-        base_url=url, viewport={"width": 1280, "height": 800}, reduced_motion="reduce"
-    )
+    viewport: Any = {"width": 1280, "height": 800}
+    context = browser.new_context(base_url=address(market), viewport=viewport, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
@@ -61,19 +52,10 @@ def page(context: BrowserContext) -> Page:
     return context.new_page()
 
 
-def add_authenticator(page: Page) -> tuple[CDPSession, str]:
-    """A device with passkeys, on which a person confirms each time."""
-    session = page.context.new_cdp_session(page)
-    session.send("WebAuthn.enable")
-    added = session.send("WebAuthn.addVirtualAuthenticator", {"options": AUTHENTICATOR})
-    return session, added["authenticatorId"]
-
-
 def invited(market: Market, role: str) -> tuple[str, int, str]:
     """A new operator's name and id, and the address of its invitation."""
     name = f"Sara {next(NUMBERS)}"
-    answer = market.post("/api/admin/operators", {"name": name, "role": role}, **TOKEN)
-    return name, answer["operator"]["id"], answer["link"]
+    return name, *invite(market, name, role)
 
 
 def ready(page: Page, name: str) -> None:
@@ -127,10 +109,11 @@ def test_operator_joins_by_invitation_and_comes_back_by_passkey(page: Page, mark
     assert page.context.cookies() == [] or all(each["name"] == "lang" for each in page.context.cookies())
     log_in(page, name)
     assert send(page, f"/api/dc1/admin/renters/{renter_id}/credit", {"amount_halala": 700}) == 200
-    entries = market.get("/api/admin/audit?page_size=3", **TOKEN)["entries"]
+    entries = market.get("/api/admin/audit?page_size=4", **TOKEN)["entries"]
     assert [(each["actor"], each["action"]) for each in entries] == [
         (name, "renter.credit"),
         (name, "operator.log_in"),
+        (name, "operator.log_out"),
         (name, "operator.accept_invitation"),
     ]
     # Its role does not reach further.

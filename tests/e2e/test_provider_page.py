@@ -336,6 +336,20 @@ def test_hours_and_limits_are_edited(page: Page, market: Market, provider: str) 
     assert not settings.get("vram_reserve_mib")
 
 
+def test_view_that_was_drawn_anew_is_watched_once(page: Page, market: Market, provider: str) -> None:
+    page.clock.install()
+    log_in(page, provider, view="machine")
+    for button, state in (("Pause", "paused"), ("Take jobs again", "online")):
+        page.get_by_role("button", name=button).click()
+        expect(page.locator(".head .badge").first).to_have_text(state)
+    asked: list[str] = []
+    page.on("request", lambda each: asked.append(each.url) if "/metrics?" in each.url else None)
+    with page.expect_response(re.compile(r"/metrics\?")):
+        page.clock.run_for(20_000)
+    page.evaluate("fetch('/healthz').then((answer) => answer.status)")  # what was sent before is known now
+    assert len(asked) == 1
+
+
 def test_pause_keeps_jobs_away_and_the_page_says_which(page: Page, market: Market, provider: str) -> None:
     log_in(page, provider, view="machine")
     page.get_by_role("button", name="Pause").click()

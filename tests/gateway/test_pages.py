@@ -404,6 +404,13 @@ async def test_scripts_never_create_markup_or_store_beyond_the_tab(gateway: http
         assert kept in ([], ['"theme"']), path
 
 
+def test_scripts_need_no_tls() -> None:
+    """Over plain HTTP browsers leave out `crypto.randomUUID` and `crypto.subtle`."""
+    for path in (WEB / "static").glob("*.js"):
+        code = re.sub(r"/\*.*?\*/|//.*", "", path.read_text())
+        assert set(re.findall(r"\bcrypto\.(\w+)", code)) <= {"getRandomValues"}, path
+
+
 # --- files ---
 
 

@@ -354,18 +354,6 @@ export function table(caption, heads, rows, empty) {
   return make("table", { class: "rows" }, make("caption", { class: "unseen" }, caption), make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...body));
 }
 
-/** Bars by day with their figures in words, newest last. */
-export function bars(caption, days, valueOf) {
-  const most = Math.max(1, ...days.map(valueOf));
-  const items = days.map((day) => {
-    const bar = make("span", { class: "bar", "aria-hidden": "true" });
-    bar.style.blockSize = `${Math.max(valueOf(day) ? 3 : 0, (valueOf(day) / most) * 100)}%`;
-    const said = make("span", { class: "unseen" }, `${day.date}: `, money(valueOf(day)));
-    return make("li", { title: `${day.date}: ${money(valueOf(day)).textContent}` }, bar, said);
-  });
-  return make("figure", { class: "chart" }, make("figcaption", {}, caption), make("ul", {}, ...items), make("div", { class: "axis", "aria-hidden": "true" }, make("span", { dir: "ltr" }, days[0]?.date ?? ""), make("span", { dir: "ltr" }, days.at(-1)?.date ?? "")));
-}
-
 /** A secret that is shown once, with a button that copies it. */
 export function secretOnce(secret, copy, lead = t("Copy this key now: it is shown only once.")) {
   const button = make("button", { type: "button" }, t("Copy"));
@@ -374,6 +362,33 @@ export function secretOnce(secret, copy, lead = t("Copy this key now: it is show
 }
 
 // --- views ---
+
+/** Does `look` every few seconds while the view is shown: not in a hidden tab, and after a pause once it has ended. What fails is
+ * tried again. A view that is drawn anew watches anew, which ends the watch before. */
+export async function watch(live, seconds, look) {
+  live.unwatch?.();
+  let isOver = false;
+  let wake = () => {};
+  const seen = () => document.hidden || wake();
+  const end = () => {
+    document.removeEventListener("visibilitychange", seen);
+    isOver = true;
+    wake();
+  };
+  document.addEventListener("visibilitychange", seen);
+  live.whenLeft.push(end);
+  live.unwatch = end;
+  for (;;) {
+    await pause(seconds());
+    if (document.hidden && !isOver) await new Promise((resolve) => (wake = resolve));
+    if (isOver) return;
+    try {
+      await look();
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+    }
+  }
+}
 
 /** Shows the view that the address names, and the one after each change of it. `parents` names the view of the list to
  * which a view of one thing belongs. */

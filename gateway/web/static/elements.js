@@ -10,6 +10,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A text that is used once: a key of a request, an id. `crypto.randomUUID` would exist only with TLS and on this machine. */
+export function once() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** Puts this page's origin where the samples name the public one. */

@@ -3,6 +3,7 @@ import { api, badge, field, figure, input, latin, money, onSubmit, read, Refused
 import { make } from "./elements.js";
 import { whyName } from "./operator-health.js";
 import { act, ago, card, facts, link, MICROS_PER_HALALA, name, page, paged, percent, problemPlace, textarea, title } from "./operator-parts.js";
+import { standingName, standingReason, statusName } from "./provider-words.js";
 import { number, t } from "./texts.js";
 
 const FEW = 10;
@@ -67,12 +68,7 @@ function renterState({ suspended, deleted }) {
 }
 
 export function providerBadge(status) {
-  const names = { online: t("online"), offline: t("offline"), paused: t("paused"), draining: t("finishing its jobs"), pending_approval: t("waiting for approval"), suspended: t("suspended") };
-  return make("span", { class: `badge ${status === "suspended" ? "failed" : status}` }, names[status] ?? status);
-}
-
-export function standingName(standing) {
-  return { banned: t("banned"), suspect: t("suspect"), new: t("new"), proven: t("proven"), trusted: t("trusted") }[standing] ?? standing ?? "–";
+  return make("span", { class: `badge ${status === "suspended" ? "failed" : status}` }, statusName(status));
 }
 
 // --- a renter ---
@@ -172,13 +168,13 @@ export function providerFacts(found) {
 
 export function standingCard(found) {
   const standing = found.standing ?? {};
-  const sentences = (items) => make("ul", { class: "reasons" }, ...items.map((each) => make("li", {}, make("bdi", {}, each.message || each.code))));
-  const hindrances = found.hindrances ?? [];
+  const list = (items) => make("ul", { class: "reasons" }, ...items.map((each) => make("li", {}, each)));
+  const hindrances = (found.hindrances ?? []).map((each) => make("bdi", {}, each.message || each.code));
   return card(
     t("Standing"),
     make("p", {}, make("strong", {}, standingName(standing.standing)), standing.since ? make("span", { class: "hint" }, " · ", t("since"), " ", time(standing.since)) : ""),
-    standing.reasons?.length ? sentences(standing.reasons) : "",
-    hindrances.length ? make("div", {}, make("h3", {}, t("What keeps jobs away")), sentences(hindrances)) : "",
+    standing.reasons?.length ? list(standing.reasons.map((each) => standingReason(each.code))) : "",
+    hindrances.length ? make("div", {}, make("h3", {}, t("What keeps jobs away")), list(hindrances)) : "",
   );
 }
 
@@ -275,7 +271,7 @@ function change({ before, after }) {
   const [old, new_] = [parsed(before), parsed(after)];
   const keys = [...new Set([...Object.keys(old), ...Object.keys(new_)])];
   const shown = (value) => (value === undefined || value === null ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
-  const lines = keys.filter((key) => shown(old[key]) !== shown(new_[key])).map((key) => make("li", {}, latin(key), ": ", key in old ? make("bdi", {}, shown(old[key])) : "", key in old ? make("span", { class: "arrow" }, " → ") : "", make("bdi", {}, shown(new_[key]))));
+  const lines = keys.filter((key) => shown(old[key]) !== shown(new_[key])).map((key) => make("li", {}, make("bdi", { dir: "ltr" }, latin(key), ": ", key in old ? make("bdi", {}, shown(old[key])) : "", key in old ? make("span", { class: "arrow" }, " → ") : "", make("bdi", {}, shown(new_[key])))));
   return lines.length ? make("ul", { class: "changes" }, ...lines) : "–";
 }
 

@@ -1,7 +1,8 @@
 // The operator's view of the market as a whole: health at a glance, money by day, incidents, and the proof of the ledger.
-import { api, bars, figure, input, latin, money, onSubmit, read, Refused, secretOnce, select, table, time, field } from "./account.js";
+import { api, field, figure, input, latin, money, onSubmit, read, sar, secretOnce, select, table, time, watch } from "./account.js";
+import { Chart } from "./charts.js";
 import { copy, make } from "./elements.js";
-import { act, ago, card, duration, every, facts, link, may, MICROS_PER_HALALA, page, paged, problemPlace, title } from "./operator-parts.js";
+import { act, ago, card, duration, facts, link, may, MICROS_PER_HALALA, page, paged, problemPlace, title } from "./operator-parts.js";
 import { number, t } from "./texts.js";
 
 const SECONDS_BETWEEN = 10;
@@ -10,13 +11,9 @@ const BYTES_PER_GB = 1e9;
 export async function health(draw, live) {
   const show = async () => draw(...healthParts(await read("/admin/health", () => live.is)));
   await show();
-  every(SECONDS_BETWEEN, live, async () => {
+  watch(live, () => SECONDS_BETWEEN, async () => {
     const focused = document.activeElement?.getAttribute("href");
-    try {
-      await show();
-    } catch (error) {
-      if (!(error instanceof Refused) || live.is) throw error;
-    }
+    await show();
     if (focused) document.querySelector(`#view a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   });
 }
@@ -53,8 +50,32 @@ function healthParts(found) {
   ];
 }
 
-const incidentLine = (each) => make("li", {}, make("span", { class: `badge ${each.severity === "page" ? "failed" : "queued"}` }, severityName(each.severity)), " ", make("bdi", {}, each.summary), " ", make("span", { class: "hint" }, ago(each.began_at)));
+const incidentLine = (each) => make("li", {}, make("span", { class: `badge ${each.severity === "page" ? "failed" : "queued"}` }, severityName(each.severity)), " ", make("span", {}, summaryOf(each)), " ", make("span", { class: "hint" }, ago(each.began_at)));
 const severityName = (severity) => ({ page: t("now"), ticket: t("today") })[severity] ?? severity;
+
+/** What an incident is, in the page's language; a kind that is newer than this page is said as the server says it. */
+function summaryOf(incident) {
+  const { condition, unserved = {}, payouts = {}, proof = {}, disks = [], sessions = {} } = incident;
+  switch (condition) {
+    case "model_unserved":
+      return t("No provider serves {models}. Jobs that wait for them: {jobs}.", { models: isolated((unserved.models ?? []).map(({ model }) => model)), jobs: number(unserved.jobs ?? 0) });
+    case "payouts_wait":
+      return t("Withdrawal requests waited too long for an operator: {requests}, of {amount} together.", { requests: number(payouts.requests ?? 0), amount: isolated([sar((payouts.amount_halala ?? 0) * MICROS_PER_HALALA)]) });
+    case "proof_unclean":
+      return t("The proof of the ledger found discrepancies: {count}.", { count: number(proof.discrepancies ?? 0) });
+    case "disk_nearly_full":
+      return t("Nearly full: {disks}.", { disks: disks.map(diskWords).join(t(", ")) });
+    case "disk_full":
+      return t("Full: {disks}.", { disks: disks.map(diskWords).join(t(", ")) });
+    case "sessions_lost":
+      return t("Daemons that are left: {present} of {before}.", { present: number(sessions.present ?? 0), before: number(sessions.before ?? 0) });
+    default:
+      return isolated([incident.summary]);
+  }
+}
+
+/** Names and amounts inside a sentence, of which each has a direction of its own. */
+const isolated = (texts) => texts.map((text) => `\u2068${text}\u2069`).join(t(", "));
 
 function queueRow(queue) {
   const what = queue.provider_id ? link("provider", queue.provider_id, t("provider {id}", { id: queue.provider_id })) : latin(queue.model || queue.job_type);
@@ -75,10 +96,15 @@ export function whyName(code, message) {
   return names[code] ?? message ?? code;
 }
 
-function disk({ place, free_bytes: free, total_bytes: total }) {
+const gigabytes = (count) => number(count / BYTES_PER_GB, { maximumFractionDigits: 1 });
+const placeName = (place) => ({ files: t("Files of jobs"), database: t("Database") })[place] ?? place;
+const roomOf = ({ free_bytes: free, total_bytes: total }) => t("{free} GB of {total} GB are free", { free: gigabytes(free), total: gigabytes(total) });
+const diskWords = (each) => `${placeName(each.place)} (${roomOf(each)})`;
+
+function disk(each) {
+  const { free_bytes: free, total_bytes: total } = each;
   const used = total ? 1 - free / total : 0;
-  const label = { files: t("Files of jobs"), database: t("Database") }[place] ?? place;
-  const words = t("{free} GB of {total} GB are free", { free: number(free / BYTES_PER_GB, { maximumFractionDigits: 1 }), total: number(total / BYTES_PER_GB, { maximumFractionDigits: 1 }) });
+  const [label, words] = [placeName(each.place), roomOf(each)];
   return make("div", { class: "disk" }, make("p", {}, make("strong", {}, label), " ", make("span", { class: "hint" }, words)), make("meter", { min: "0", max: "1", low: "0.8", high: "0.9", optimum: "0", value: String(used), "aria-label": `${label}: ${words}` }));
 }
 
@@ -91,7 +117,11 @@ export async function moneyView(draw, live, days = "30") {
   const sum = (key) => money(newest.reduce((total, day) => total + Number(day[key] ?? 0), 0));
   const halala = (key) => money(Number(stats[key] ?? 0) * MICROS_PER_HALALA);
   const choices = ["7", "30", "90"].map((each) => make("a", { class: "button", href: `#money/${each}`, "aria-current": each === known && "true" }, t("{days} days", { days: each })));
-  const chart = (label, key) => make("section", { class: "card" }, bars(label, byDay, (day) => Number(day[key] ?? 0)));
+  const chart = (label, key) => {
+    const drawn = new Chart(label, { say: sar, bars: true, days: true, empty: t("No money moved yet.") });
+    drawn.show(byDay.map(({ date }) => Date.parse(date)), [{ name: label, values: byDay.map((day) => Number(day[key] ?? 0)) }]);
+    return make("section", { class: "card" }, drawn.element);
+  };
   const keys = ["charged_micro_halala", "fee_micro_halala", "payout_micro_halala", "paid_out_micro_halala", "credited_micro_halala", "topped_up_micro_halala", "refunded_micro_halala"];
   const heads = [t("Day"), t("Charged"), t("Fees"), t("To providers"), t("Paid out"), t("Credited"), t("Play money"), t("Refunded")];
   draw(
@@ -139,7 +169,7 @@ export async function incidents(draw) {
   const { webhook } = await read("/admin/webhook");
   const listed = await paged(t("Incidents"), [t("What"), t("How soon"), t("Began"), t("Ended")], async (before) => {
     const found = await read(page("/admin/incidents", { before_id: before }));
-    return { rows: found.incidents.map((each) => [make("bdi", {}, each.summary), severityName(each.severity), time(each.began_at), each.ended_at ? time(each.ended_at) : make("span", { class: "badge failed" }, t("lasts"))]), next: found.next_before_id };
+    return { rows: found.incidents.map((each) => [make("span", {}, summaryOf(each)), severityName(each.severity), time(each.began_at), each.ended_at ? time(each.ended_at) : make("span", { class: "badge failed" }, t("lasts"))]), next: found.next_before_id };
   }, t("There was no incident in the last 90 days."));
   const deliveries = await paged(t("Deliveries"), [t("Event"), t("State"), t("Attempts"), t("Time")], async (before) => {
     const found = await read(page("/admin/webhook/deliveries", { before_id: before }));

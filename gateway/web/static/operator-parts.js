@@ -1,6 +1,6 @@
 // What the views of the operator's page share: who the operator is, lists in pages, and acts that are confirmed.
-import { api, field, latin, onSubmit, pause, read, Refused, table } from "./account.js";
-import { make } from "./elements.js";
+import { api, field, latin, onSubmit, read, Refused, table } from "./account.js";
+import { make, once } from "./elements.js";
 import { number, t } from "./texts.js";
 
 export const MICROS_PER_HALALA = 1_000_000;
@@ -106,21 +106,21 @@ export function act({ label, least, heading, sentence, shown = [], inputs = [], 
   const problem = problemPlace();
   const back = make("button", { type: "button" }, t("Go back"));
   const send = make("button", { class: classes }, confirm ?? label);
-  const id = `act-${crypto.randomUUID()}`;
+  const id = `act-${once()}`;
   const words = make("p", { class: "sentence" });
   const form = make("form", { class: "stack" }, ...inputs.map(({ label: text, control, hint }) => field(text, control, hint)), problem, make("div", { class: "buttons" }, send, back));
   const dialog = make("dialog", { class: "decision", "aria-labelledby": id }, make("h2", { id }, heading ?? label), words, facts(...shown), form);
   let key;
   const show = () => words.replaceChildren(...[sentence()].flat());
   button.addEventListener("click", () => {
-    key ??= crypto.randomUUID();
+    key ??= once();
     problem.hidden = true;
     show();
     if (!dialog.isConnected) button.after(dialog);
     dialog.showModal();
   });
   form.addEventListener("input", () => {
-    key = crypto.randomUUID(); // another text is another act
+    key = once(); // another text is another act
     show();
   });
   back.addEventListener("click", () => dialog.close());
@@ -146,22 +146,4 @@ export function act({ label, least, heading, sentence, shown = [], inputs = [], 
     return t("Already decided by {name}: {action}. Nothing was changed.", { name: entries[0].actor, action: entries[0].action });
   }
   return make("div", { class: "act" }, button, dialog);
-}
-
-/** Runs `work` now and then: not in a hidden tab, not after the view was left, and after a pause once it has ended. */
-export async function every(seconds, live, work) {
-  let wake = () => {};
-  const seen = () => {
-    if (!document.hidden) wake();
-  };
-  document.addEventListener("visibilitychange", seen);
-  live.whenLeft.push(() => {
-    document.removeEventListener("visibilitychange", seen);
-    wake();
-  });
-  while (live.is) {
-    await pause(seconds);
-    if (document.hidden && live.is) await new Promise((resolve) => (wake = resolve));
-    if (live.is) await work();
-  }
 }

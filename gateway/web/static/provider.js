@@ -1,8 +1,8 @@
 // The provider's pages: earnings and withdrawals, jobs and those that were missed, the machine with its charts and its
 // standing, rates and hours, and how it is set up.
-import { api, badge, field, figure, input, latin, logInByNewKey, money, onSubmit, pause, read, Refused, sar, secretOnce, startViews, table, time } from "./account.js";
+import { api, badge, field, figure, input, latin, logInByNewKey, money, onSubmit, read, Refused, sar, secretOnce, startViews, table, time, watch } from "./account.js";
 import { Chart } from "./charts.js";
-import { copy, make } from "./elements.js";
+import { copy, make, once } from "./elements.js";
 import { dayName, DAYS, kindName, lift, obstacleWords, outcomeName, standingName, standingReason, statusName, withdrawalState } from "./provider-words.js";
 import { number, t } from "./texts.js";
 
@@ -19,17 +19,6 @@ const card = (heading, ...parts) => make("section", { class: "card" }, make("h2"
 const problemPlace = () => make("p", { class: "wrong", role: "alert", hidden: true });
 const halala = (amount) => money(amount * MICROS_PER_HALALA);
 const hint = (...parts) => make("p", { class: "hint" }, ...parts);
-
-/** Does `look` every few seconds while the view is shown; what fails is tried again. */
-async function watch(live, seconds, look) {
-  for (await pause(seconds()); live.is; await pause(seconds())) {
-    try {
-      await look();
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-    }
-  }
-}
 
 /** A button that does something at once; what fails is said in `problem`. */
 function actionButton(label, problem, act, attributes = {}) {
@@ -112,7 +101,7 @@ function showRequests(place, withdrawals, again) {
 }
 
 function cancelButton(withdrawal, problem, again) {
-  const key = crypto.randomUUID();
+  const key = once();
   return actionButton(t("Cancel"), problem, async () => {
     await api("POST", `/providers/withdrawals/${withdrawal.id}/cancel`, {}, { headers: { "idempotency-key": key } });
     await again();
@@ -142,7 +131,7 @@ function confirmation(asked, back, again) {
   const left = asked.most - asked.halala;
   const rows = [[t("Amount"), halala(asked.halala)], [t("Fee"), halala(0)], [t("Arrives at the bank"), halala(asked.halala)], [t("Account"), latin(asked.iban.replace(/.{4}(?=.)/g, "$& "))], ...(left >= 0 ? [[t("Left to withdraw"), halala(left)]] : [])];
   const form = make("form", { class: "stack confirm", tabindex: "-1", "aria-label": t("Confirm the withdrawal") }, make("dl", { class: "bill-lines" }, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))), hint(t("An operator orders the transfer. Until then you can cancel it here.")), problem, make("div", { class: "buttons" }, make("button", { class: "primary" }, t("Request the withdrawal")), change));
-  const key = crypto.randomUUID(); // asking twice for the same is one request
+  const key = once(); // asking twice for the same is one request
   onSubmit(form, problem, async () => {
     await api("POST", "/providers/withdrawals", { amount_halala: asked.halala, iban: asked.iban }, { headers: { "idempotency-key": key } });
     await again();

@@ -1,6 +1,6 @@
 // The renter's batches: many requests in one file, how far they are, what they cost, and their files.
 import { api, field, input, keepTrying, latin, money, onSubmit, read, select, table, time } from "./account.js";
-import { make } from "./elements.js";
+import { make, once } from "./elements.js";
 import { bar, download, halala, inPages, problemPlace, say, sureButton, title } from "./renter-parts.js";
 import { number, t } from "./texts.js";
 
@@ -72,8 +72,8 @@ function newBatch(done) {
   const said = make("p", { class: "hint", role: "status" });
   const form = make("form", { class: "stack" }, field(t("File"), file, t("A request on each line (JSONL), at most 50,000 lines and 200 MB.")), make("div", { class: "row" }, field(t("Kind of requests"), endpoint), field(t("SAR at most"), most, t("Empty: no limit but the wallet."))), problem, said, make("button", { class: "primary" }, t("Start the batch")));
   let sent; // the file that was sent already, so that a second try does not send it again
-  let key = crypto.randomUUID();
-  for (const each of [file, endpoint, most]) each.addEventListener("input", () => (key = crypto.randomUUID()));
+  let key = once();
+  for (const each of [file, endpoint, most]) each.addEventListener("input", () => (key = once()));
   onSubmit(form, problem, async () => {
     const [chosen] = file.files;
     try {

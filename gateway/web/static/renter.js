@@ -1,6 +1,6 @@
 // The renter's pages: the wallet and the list of jobs; each other view has a file of its own.
 import { api, badge, field, figure, input, keepTrying, latin, money, onSubmit, read, select, startViews, table, time } from "./account.js";
-import { make } from "./elements.js";
+import { make, once } from "./elements.js";
 import { playground } from "./playground.js";
 import { batches } from "./renter-batches.js";
 import { disputes } from "./renter-disputes.js";
@@ -37,12 +37,12 @@ function topUpForm(isOpen, again) {
   const amount = input("amount", { type: "number", dir: "ltr", min: "1", max: "1000000", step: "0.01", required: true, value: "50" });
   const problem = problemPlace();
   const form = make("form", { class: "stack" }, field(t("Amount in SAR"), amount), problem, make("button", {}, t("Top up")));
-  let key = crypto.randomUUID();
-  amount.addEventListener("input", () => (key = crypto.randomUUID()));
+  let key = once();
+  amount.addEventListener("input", () => (key = once()));
   onSubmit(form, problem, async () => {
     const body = { amount_halala: halala(amount.value) };
     await keepTrying(() => api("POST", "/renters/topup", body, { headers: { "idempotency-key": key } }));
-    key = crypto.randomUUID();
+    key = once();
     await again();
   });
   return make("details", { class: "card", open: isOpen }, make("summary", {}, t("Top up the wallet")), make("p", { class: "hint" }, t("This market is a sandbox: its money is play money.")), form);

@@ -1,6 +1,6 @@
 // The form for a new job of each kind, with what it would cost beside it.
 import { api, field, figure, input, keepTrying, money, onSubmit, read, select, Refused } from "./account.js";
-import { make } from "./elements.js";
+import { make, once } from "./elements.js";
 import { bar } from "./renter-parts.js";
 import { number, t } from "./texts.js";
 
@@ -48,7 +48,7 @@ export async function submitForm(draw, live, resumed) {
   const form = make("form", { class: "stack" }, field(t("Kind of job"), kind), ofModels, ofContainers, make("div", { class: "row" }, field(t("Minutes at most"), minutes), field(t("SAR at most"), most, t("Empty: the price times the time."))), more, make("div", { class: "checks" }, make("label", { for: "wait" }, wait, t("Wait until a provider can run it"))), problem, make("button", { class: "primary" }, t("Submit the job")));
   const quote = make("div", { role: "status" });
   let timer;
-  let key = crypto.randomUUID();
+  let key = once();
 
   function body() {
     const asked = { job_type: kind.value, duration_minutes: Number(minutes.value) };
@@ -84,7 +84,7 @@ export async function submitForm(draw, live, resumed) {
   function changed() {
     for (const [name, each] of Object.entries(fields)) kept[name] = each.value;
     kept.wait = wait.checked;
-    key = crypto.randomUUID();
+    key = once();
     const isContainer = CONTAINERS.includes(kind.value);
     ofModels.hidden = isContainer;
     ofContainers.hidden = !isContainer;

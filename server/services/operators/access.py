@@ -67,13 +67,20 @@ class Access:
 
         return self._entered(*await self._database.run(enter))
 
-    async def log_out(self, caller: Caller, *, everywhere: bool) -> int:
+    async def log_out(self, caller: Caller, by: Operator, *, everywhere: bool) -> int:
         """Ends the caller's log-in, or all of the operator; returns how many it ended."""
         if not caller.id or not (everywhere or caller.is_log_in):
             return 0
         now_ms = ms(self._clock)
         key_id = None if everywhere else caller.key_id
-        ended = await self._database.run(lambda: access.end_log_ins(caller.id, now_ms, key_id))
+
+        def leave() -> list[bytes]:
+            ended = access.end_log_ins(caller.id, now_ms, key_id)
+            if ended:
+                by.note("operator.log_out", caller.id, {}, {"log_ins": len(ended)}, now_ms)
+            return ended
+
+        ended = await self._database.run(leave)
         self._known.forget_all(ended)
         log.info("logged out an operator operator_id=%d log_ins=%d", caller.id, len(ended))
         return len(ended)

@@ -413,7 +413,7 @@ async def test_operators_webhook_works_as_a_renters_and_is_another(any_market: M
             admin_pb2.ListAuditEntriesRequest(object="webhook"), metadata=admin
         )
         assert [entry.action for entry in audit.entries] == [
-            *("webhook.remove", "webhook.rotate", "webhook.set", "webhook.set")
+            *("webhook.remove", "webhook.rotate", "webhook.test", "webhook.set", "webhook.set")
         ]
         for text in (secret, rotation.secret, "/events"):
             assert text not in str(audit) + str(listing)
