@@ -252,8 +252,8 @@ class Transcript:
                 case Chunk(channel, seq, _):
                     self.channels[channel].saved(seq)
                 case Stored():
-                    self._saved_stored = [each for each in self._saved_stored if each.channel != record.channel]
-                    self._saved_stored.append(record)
+                    others = [each for each in self._saved_stored if each.channel != record.channel]
+                    self._saved_stored = [*others, record]
                 case Finished():
                     self._finish_is_saved = True
         return batch
