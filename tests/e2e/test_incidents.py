@@ -126,7 +126,7 @@ class Site:
 
 
 @pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_incidentreported_once_once_although_a_server_is_killed_while_its_event_waits(
+def test_incident_is_reported_once_although_a_server_is_killed_while_its_event_waits(
     tmp_path: Path, postgres: Postgres, dies: int
 ) -> None:
     """One of the two servers watches; the one that is left goes on with what the other has begun."""
