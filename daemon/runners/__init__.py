@@ -6,6 +6,7 @@ know sessions, leases' fate or how any runner works.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +40,15 @@ class RunnerError(Exception):
         self.reason = reason
         self.message = message
         self.gives_back = gives_back
+
+
+def inputs_not_kept(error: OSError) -> RunnerError:
+    """This machine could not keep a job's inputs: another may, so it is given back."""
+    text = "The provider has no room for the job's inputs."
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        # Not the error's whole text: that names paths.
+        text = f"The provider could not keep the job's inputs: {error.strerror or type(error).__name__}."
+    return RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True)
 
 
 class Ability(StrEnum):

@@ -23,7 +23,16 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.machine import pipes
 from daemon.protocol.events import LeaseKey, lease_key
-from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, Runner, RunnerError, WorkDone
+from daemon.runners import (
+    COMMAND_JOB_TYPES,
+    Log,
+    Piece,
+    Pieces,
+    Runner,
+    RunnerError,
+    WorkDone,
+    inputs_not_kept,
+)
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
 from daemon.runners.containers.settings import MIB, ContainerSettings
@@ -131,8 +140,8 @@ class ProcessRunner(Runner):
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, RefusedError):
                 raise RunnerError(jobs_pb2.FAILURE_REASON_INPUT_REFUSED, f"inputs: {error}.") from None
-            text = "The provider has no room for the job's inputs."
-            raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True) from None
+            logger.warning("inputs could not be unpacked error=%s", error)
+            raise inputs_not_kept(error) from None
 
     async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
         """Runs the command and passes on what it writes, then what it left. Raises RunnerError."""

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Report, RunnerError, no_report
+from daemon.runners import Report, RunnerError, inputs_not_kept, no_report
 from daemon.runners.input_files import Given, InputRoom
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_BACKOFF_SECONDS = 30.0
 MAX_FAILURES = 12
@@ -73,34 +77,35 @@ class InputStore:
         Raises RunnerError.
         """
         digests = [one.sha256.hex() for one in offer.inputs]
-        arriving = _Arriving(sum(one.size_bytes for one in offer.inputs), report)
         self._used.update(digests)
         try:
-            yield [
+            yield await self._all(offer, report)
+        finally:
+            self._used.subtract(digests)
+            self._used += Counter()
+            # Its lock outlives whoever uses an input or waits for it, so that two never write one file.
+            self._locks = {name: lock for name, lock in self._locks.items() if name in self._used}
+
+    async def _all(self, offer: sessions_pb2.JobOffer, report: Report) -> list[Given]:
+        arriving = _Arriving(sum(one.size_bytes for one in offer.inputs), report)
+        try:
+            return [
                 Given(await self._one(offer.lease, number, one, arriving), one.path, one.unpack)
                 for number, one in enumerate(offer.inputs)
             ]
         except OSError as error:
             logger.warning("an input could not be kept job_id=%s error=%s", offer.lease.job_id, error)
-            raise _no_room() from None
-        finally:
-            self._used.subtract(digests)
-            self._used += Counter()
+            raise inputs_not_kept(error) from None
 
     async def _one(
         self, lease: sessions_pb2.Lease, number: int, one: sessions_pb2.OfferedInput, arriving: _Arriving
     ) -> Path:
         name = one.sha256.hex()
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                arriving.is_at(0)
-                found = await self._downloaded(lease, number, one, self._folder / name, arriving)
-                arriving.has(one.size_bytes)
-                return found
-        finally:
-            if not lock.locked():
-                self._locks.pop(name, None)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            arriving.is_at(0)
+            found = await self._downloaded(lease, number, one, self._folder / name, arriving)
+            arriving.has(one.size_bytes)
+            return found
 
     async def _downloaded(
         self,
@@ -112,13 +117,13 @@ class InputStore:
     ) -> Path:
         if await asyncio.to_thread(_is_whole, place, one.size_bytes):
             return place
-        await asyncio.to_thread(self._make_room, one.size_bytes)
+        await _to_end(self._make_room, one.size_bytes)
         part, failures, damaged = place.with_suffix(".part"), 0, 0
         while True:
             had = await asyncio.to_thread(_size, part)
             try:
                 await self._go_on(lease, number, part, had, arriving)
-                if await asyncio.to_thread(_finished, part, place, one):
+                if await _to_end(_finished, part, place, one):
                     logger.info("an input is here job_id=%s bytes=%d", lease.job_id, one.size_bytes)
                     return place
                 damaged += 1
@@ -142,20 +147,17 @@ class InputStore:
     async def _go_on(
         self, lease: sessions_pb2.Lease, number: int, part: Path, first_byte: int, arriving: _Arriving
     ) -> None:
-        with await asyncio.to_thread(_append, part) as file:
+        with await _to_end(_append, part) as file:
             async with aclosing(self._read(lease, number, first_byte)) as pieces:
                 async for data in pieces:
-                    await asyncio.to_thread(file.write, data)
+                    await _to_end(file.write, data)
                     first_byte += len(data)
                     arriving.is_at(first_byte)
 
     def _make_room(self, size: int) -> None:
         """Removes what was unused longest, so that this much fits. Raises RunnerError, OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = sorted(
-            (entry.stat().st_mtime, entry.stat().st_size, Path(entry.path))
-            for entry in os.scandir(self._folder)
-        )
+        kept = sorted(_kept(self._folder))
         total = sum(found[1] for found in kept)
         for _, bytes_, path in kept:
             is_enough = shutil.disk_usage(self._folder).free >= 3 * size + self._room.free_bytes
@@ -166,7 +168,7 @@ class InputStore:
                 total -= bytes_
         # Once downloaded, once packed for its job, and once in the job's folder.
         if shutil.disk_usage(self._folder).free < 3 * size + self._room.free_bytes:
-            raise _no_room()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class _Arriving:
@@ -187,9 +189,21 @@ class _Arriving:
         self._whole_bytes += size
 
 
-def _no_room() -> RunnerError:
-    text = "The provider has no room for the job's inputs."
-    return RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True)
+async def _to_end(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Acts in a thread, and waits for its end even if cancelled: a thread goes on, and would write on."""
+    acting = asyncio.create_task(asyncio.to_thread(act, *args, **kwargs))
+    try:
+        return await asyncio.shield(acting)
+    finally:
+        await asyncio.wait([acting])
+
+
+def _kept(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each file was last used, its size, and where it is."""
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # another job's download has got its final name
+            found = entry.stat()
+            yield found.st_mtime, found.st_size, Path(entry.path)
 
 
 def _is_whole(place: Path, size: int) -> bool:

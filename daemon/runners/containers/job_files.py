@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import RunnerError
+from daemon.runners import RunnerError, inputs_not_kept
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
 from daemon.runners.containers.docker import Docker, SpoolError
@@ -108,8 +108,7 @@ def _pack(given: Sequence[Given], texts: dict[str, bytes], tar: Path, most_bytes
         raise RunnerError(jobs_pb2.FAILURE_REASON_INPUT_REFUSED, f"inputs: {error}.") from None
     except OSError as error:
         logger.warning("inputs could not be packed error=%s", error)
-        text = "The provider has no room for the job's inputs."
-        raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text, gives_back=True) from None
+        raise inputs_not_kept(error) from None
 
 
 def _folders(folder: Path) -> set[str]:

@@ -92,6 +92,16 @@ async def test_no_text_of_a_job_is_written_through_a_link_of_its_inputs(
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
+async def test_an_input_that_cannot_be_read_is_not_called_a_full_disk(
+    runner: ProcessRunner, tmp_path: Path
+) -> None:
+    offered = shell("true")
+    runner.take_inputs(offered.lease, [Given(tmp_path / "missing", "a", unpack=False)])
+    with pytest.raises(RunnerError, match="could not keep the job's inputs: No such file") as refused:
+        await runner.prepare(offered)
+    assert refused.value.gives_back
+
+
 async def test_a_job_that_is_cancelled_while_its_inputs_are_unpacked_leaves_nothing(
     runner: ProcessRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -83,6 +85,68 @@ async def test_two_jobs_share_a_download(tmp_path: Path) -> None:
     inputs = store(server, tmp_path)
     found = await asyncio.gather(*(held(inputs, offer(DATA)) for _ in range(3)))
     assert (found, server.asked) == ([[DATA]] * 3, [(0, 0)])
+
+
+async def test_a_job_that_is_cancelled_leaves_its_download_to_one_job_at_a_time(tmp_path: Path) -> None:
+    server = Server(DATA)
+    inputs = store(server, tmp_path)
+    first, second = (asyncio.create_task(held(inputs, offer(DATA))) for _ in range(2))
+    while not server.asked:
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    # The second has been woken and has not run yet, so that nobody holds the download at this moment.
+    third = asyncio.create_task(held(inputs, offer(DATA)))
+    assert [await second, await third] == [[DATA], [DATA]]
+    assert len(server.asked) == 2
+    assert [path.name for path in (tmp_path / "inputs").iterdir()] == [hashlib.sha256(DATA).hexdigest()]
+
+
+async def test_a_job_that_is_cancelled_while_it_checks_a_download_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread goes on: the next one must find what that has left, and not the file in between."""
+    server = Server(DATA)
+    inputs = store(server, tmp_path)
+    checking, goes_on = threading.Event(), threading.Event()
+    check = hashlib.file_digest
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        checking.set()
+        assert goes_on.wait(10)
+        return check(*args, **kwargs)
+
+    monkeypatch.setattr(hashlib, "file_digest", slow)
+    first, second = (asyncio.create_task(held(inputs, offer(DATA))) for _ in range(2))
+    await asyncio.to_thread(checking.wait, 10)
+    first.cancel()
+    await asyncio.sleep(0.2)  # in which the second would go on if it did not wait for the thread
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await second, server.asked) == ([DATA], [(0, 0)])
+
+
+async def test_only_a_full_disk_is_called_no_room(tmp_path: Path) -> None:
+    (tmp_path / "inputs").write_text("a file where the folder should be")
+    with pytest.raises(RunnerError) as refused:
+        await held(store(Server(DATA), tmp_path), offer(DATA))
+    assert (refused.value.gives_back, "no room" in refused.value.message) == (True, False)
+    assert str(tmp_path) not in refused.value.message
+    (tmp_path / "inputs").unlink()
+    full = InputStore(
+        tmp_path / "inputs", Server(DATA).read, Random(7), room=InputRoom(1 << 30, free_bytes=1 << 60)
+    )
+    with pytest.raises(RunnerError, match="no room for the job's inputs") as refused:
+        await held(full, offer(DATA))
+    assert refused.value.gives_back
+
+
+async def test_what_fails_with_inputs_at_hand_keeps_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError):
+        async with store(Server(DATA), tmp_path).held(offer(DATA)):
+            raise PermissionError("of the job's runner")
 
 
 async def test_other_bytes_than_announced_are_never_given_to_a_job(tmp_path: Path) -> None:
