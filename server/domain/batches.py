@@ -247,6 +247,11 @@ class Batch:
         """How many lines have not ended."""
         return self.lines - self.completed - self.failed
 
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether a further line of it may become a job."""
+        return self.state is BatchState.IN_PROGRESS and self.stop is None
+
     def is_due(self, now_ms: int) -> bool:
         """Whether its window has ended."""
         return now_ms >= self.expires_ms

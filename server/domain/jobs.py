@@ -197,6 +197,8 @@ class JobRequest:
     """What its conversation is known by; empty: it is none."""
     is_awaited: bool = False
     """Whether its client waits for it at a connection."""
+    of_batch: int | None = None
+    """The batch of which it is a line, by its row; it is refused once that takes no more jobs."""
     most_hold_micros: int | None = None
     """What is left of its batch's budget; None without one."""
     inputs: tuple[AskedInput, ...] = ()

@@ -233,7 +233,7 @@ class BatchRuns:
         except DomainError as error:
             if error.reason in STORE_FAULTS:
                 raise
-            if error.reason in LATER:
+            if error.reason in LATER or error.reason is Reason.BATCH_NOT_OPEN:
                 raise _StoppedError(None) from None
             if (stop := STOPS.get(error.reason)) is not None:
                 raise _StoppedError(stop) from None
@@ -251,7 +251,7 @@ class BatchRuns:
         return is_noted or batches.job_of(batch, line.number) == job.job_id
 
     async def _submitted(self, batch: Batch, line: Line, left: int | None) -> Job:
-        terms = InBatch(max(1000, batch.expires_ms - ms(self._clock)), left)
+        terms = InBatch(batch.id, max(1000, batch.expires_ms - ms(self._clock)), left)
         key = line_key(batch.batch_id, line.number)
         who = batch.renter_id, batch.key_id
         if line.kind is Kind.EMBEDDINGS:

@@ -22,6 +22,8 @@ DEFAULT_MAX_TOKENS = 4096
 class InBatch:
     """What a batch says of the job of one of its lines."""
 
+    id: int
+    """The batch, by its row."""
     start_within_ms: int
     left_micros: int | None
     """What is left of its budget; None without one."""
@@ -97,6 +99,7 @@ def _unhurried(wanted: JobRequest, batch: InBatch | None) -> JobRequest:
         wanted,
         priority=PRIORITY,
         start_within_ms=batch.start_within_ms,
+        of_batch=batch.id,
         most_hold_micros=batch.left_micros,
         wait_for_supply=True,
         fits_wallet=False,

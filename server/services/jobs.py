@@ -51,7 +51,7 @@ from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import present
 from server.services.supply import Supply, check_can_be_run, check_gpu_exists
-from server.store import budgets, disputes, inputs, jobs, keys, leases, ledger, standing, storage
+from server.store import batches, budgets, disputes, inputs, jobs, keys, leases, ledger, standing, storage
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -315,6 +315,8 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
+        if request.of_batch is not None:
+            _check_batch(request.of_batch)
         check_can_be_run(request.job_type)
         check_gpu_exists(request.gpu_model)
         self._check_open_jobs(renter_id)
@@ -424,6 +426,13 @@ def _reserve(job: Job, limits: KeyLimits) -> None:
     assert job.key_id is not None
     used, reported = budgets.reserve(job.key_id, job.hold_micros, job.created_ms)
     check_budgets(job.key_id, limits, used, job.hold_micros, job.created_ms, reported)
+
+
+def _check_batch(batch_id: int) -> None:
+    """Raises BATCH_NOT_OPEN. Locks the batch: its cancel comes before the job, or finds it."""
+    batch = batches.lock(batch_id)
+    if batch is None or not batch.takes_jobs:
+        raise DomainError(Reason.BATCH_NOT_OPEN, "this batch takes no more jobs; nothing was changed")
 
 
 def _reserved(price: Price, request: JobRequest, context_tokens: int, renter_id: int) -> Reservation:

@@ -14,6 +14,7 @@ from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, privacy_pb2, webhooks_pb2
 from server.domain.batches import JOBS_AT_ONCE, PRIORITY, WINDOW_MS
 from server.services import batch_runs, batches
 from server.services.chats import Chats
+from server.store import batches as stored
 from server.store.models import Batch, BatchLine, Job, WebhookDelivery
 from tests.support import chats
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
@@ -253,28 +254,60 @@ async def test_cancel_also_ends_a_job_whose_note_was_lost(market: Market) -> Non
     assert (await get(market, renter, batch_id)).status == pb.BATCH_STATUS_CANCELLED
 
 
-async def test_job_of_a_line_that_was_given_up_meanwhile_is_cancelled(
+@pytest.mark.parametrize("winds_up", [False, True])
+async def test_no_line_becomes_a_job_after_the_cancel(
+    any_market: Market, monkeypatch: pytest.MonkeyPatch, winds_up: bool
+) -> None:
+    market = any_market
+    renter = await market.renter()
+    batch_id = await started(market, renter, 3)
+    submit = Chats.submit
+
+    async def submit_late(self: Chats, *who: Any, **rest: Any) -> Any:
+        """The cancel comes while the second line is on its way; another server may even wind the batch up."""
+        if rest["idempotency_key"].endswith(":2"):
+            monkeypatch.setattr(Chats, "submit", submit)
+            await cancelled(market, renter, batch_id)
+            if winds_up:
+                await market.server.services.batch_runs.tick()
+        return await submit(self, *who, **rest)
+
+    monkeypatch.setattr(Chats, "submit", submit_late)
+    await market.server.services.batch_runs.tick()
+    assert await market.sql(Job.select().count) == 1
+    for _ in range(2):
+        await market.run_batches()
+    assert (await market.sql(Job.select().count), await open_jobs(market)) == (1, [])
+    batch = await get(market, renter, batch_id)
+    assert (batch.status, batch.request_counts.failed) == (pb.BATCH_STATUS_CANCELLED, 3)
+
+
+async def test_job_of_a_line_that_another_server_refused_meanwhile_is_cancelled(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renter = await market.renter()
     batch_id = await started(market, renter, 2)
-    runs = market.server.services.batch_runs
     submit = Chats.submit
 
-    async def submit_late(self: Chats, *who: Any, **rest: Any) -> Any:
-        """Another server winds the batch up before the job is there."""
+    async def submit_twice(self: Chats, *who: Any, **rest: Any) -> Any:
+        """Another server's submit of this line came first, and was refused."""
         monkeypatch.setattr(Chats, "submit", submit)
-        await cancelled(market, renter, batch_id)
-        await runs.tick()
-        return await submit(self, *who, **rest)
+        job = await submit(self, *who, **rest)
+        number = await market.sql(lambda: Batch.get(Batch.batch_id == batch_id).id)
 
-    monkeypatch.setattr(Chats, "submit", submit_late)
-    for _ in range(2):
-        await market.run_batches()
-    assert await market.sql(Job.select().count) == 1
+        def refuse() -> None:
+            locked = stored.lock(number)
+            assert locked is not None
+            stored.refuse(locked, 1, "model_not_served", "not yet", 0)
+
+        await market.sql(refuse)
+        return job
+
+    monkeypatch.setattr(Chats, "submit", submit_twice)
+    await market.run_batches()
     assert await open_jobs(market) == []
-    batch = await get(market, renter, batch_id)
-    assert (batch.status, batch.request_counts.failed) == (pb.BATCH_STATUS_CANCELLED, 2)
+    await market.run_batches()
+    assert (await market.sql(Job.select().count), len(await open_jobs(market))) == (2, 1)
 
 
 async def test_window_also_cuts_the_jobs_of_a_batch_whose_budget_was_used_up(market: Market) -> None:
