@@ -9,6 +9,8 @@ priority is lower, and server.services.dispatch keeps a slot free of them.
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Collection
 from functools import partial
 
 from server.clock import Clock, ms
@@ -72,12 +74,12 @@ class BatchRuns:
     def __init__(
         self, database: Database, clock: Clock, chats: Chats, jobs: Jobs, max_open_jobs: int = 0
     ) -> None:
-        """``max_open_jobs``: of one renter; its batches take at most half of them."""
+        """``max_open_jobs``: of one renter; its batches together take at most half of them."""
         self._database = database
         self._clock = clock
         self._chats = chats
         self._jobs = jobs
-        self._at_once = max(1, min(JOBS_AT_ONCE, max_open_jobs // 2)) if max_open_jobs else JOBS_AT_ONCE
+        self._of_renter = max(1, max_open_jobs // 2) if max_open_jobs else None
 
     async def tick(self) -> None:
         """Advances every batch that has not ended."""
@@ -209,10 +211,14 @@ class BatchRuns:
 
     async def _feed(self, batch: Batch) -> None:
         """Makes jobs of the next lines, as many as may be open at once."""
-        live, held = await self._database.read(lambda: batches.submitted(batch))
+        of_renter = await self._database.read(lambda: batches.submitted(batch.renter_id))
+        if (own := of_renter.get(batch.id)) is None:
+            return
+        live, held = own.jobs, own.held_micros
+        most = self._most(live, of_renter.values())
         try:
-            while live < self._at_once:
-                room = min(READ_LINES, self._at_once - live)
+            while live < most:
+                room = min(READ_LINES, most - live)
                 lines = await self._database.read(partial(batches.waiting, batch, room))
                 if not lines:
                     return
@@ -225,6 +231,14 @@ class BatchRuns:
                 return
             stop = stopped.stop
             await self._database.run(lambda: batches.set_stop(batch, stop))
+
+    def _most(self, live: int, of_renter: Collection[batches.Submitted]) -> int:
+        """How many lines of a batch may be jobs: its share of what the renter's batches may have together."""
+        if self._of_renter is None:
+            return JOBS_AT_ONCE
+        share = math.ceil(self._of_renter / max(1, sum(each.is_fed for each in of_renter)))
+        left = self._of_renter - sum(each.jobs for each in of_renter)
+        return min(JOBS_AT_ONCE, share, live + left)
 
     async def _submit(self, batch: Batch, line: Line, left: int | None) -> Job | None:
         """Makes a job of a line; None if it can be none. Raises _StoppedError."""

@@ -16,6 +16,7 @@ import peewee as pw
 from server.domain.batches import (
     BATCH_TRANSITIONS,
     LINE_TRANSITIONS,
+    RUNNING,
     Batch,
     BatchEvent,
     BatchState,
@@ -45,6 +46,15 @@ class Ended:
     is_completed: bool
     charged_micros: int
     output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """How many lines of a batch are jobs not seen to end, what these hold, and whether more are to come."""
+
+    is_fed: bool
+    jobs: int
+    held_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +252,18 @@ def job_of(batch: Batch, number: int) -> str | None:
     return next((job_id for (job_id,) in found), None)
 
 
-def submitted(batch: Batch) -> tuple[int, int]:
-    """How many lines are jobs that have not been seen to end, and what these hold."""
-    line = db.BatchLine
-    query = line.select(pw.fn.COUNT(line.number), pw.fn.COALESCE(pw.fn.SUM(line.hold_micros), 0))
-    ((count, held),) = db.tuples(query.where(line.batch_id == batch.id, _is(LineState.SUBMITTED)))
-    return int(count), int(held)
+def submitted(renter_id: int) -> dict[int, Submitted]:
+    """What each batch of a renter that runs has of jobs."""
+    batch, line = db.Batch, db.BatchLine
+    is_job = (line.batch_id == batch.id) & _is(LineState.SUBMITTED)
+    counts = pw.fn.COUNT(line.number), pw.fn.COALESCE(pw.fn.SUM(line.hold_micros), 0)
+    query = batch.select(batch.id, batch.state, *counts).join(line, pw.JOIN.LEFT_OUTER, on=is_job)
+    is_open = batch.ended_ms.is_null() & states.is_in(batch.state, *RUNNING)
+    found = db.tuples(query.where(batch.renter_id == renter_id, is_open).group_by(batch.id))
+    return {
+        int(number): Submitted(BatchState(state) is BatchState.IN_PROGRESS, int(jobs), int(held))
+        for number, state, jobs, held in found
+    }
 
 
 def job_ids(batch: Batch, limit: int) -> list[str]:

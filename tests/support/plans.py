@@ -13,7 +13,7 @@ import pytest
 from server.store.database import Database
 from tests.support.databases import connection
 
-GROWING = frozenset({"job", "hold", "lease", "transfer", "chunk"})
+GROWING = frozenset({"job", "hold", "lease", "transfer", "chunk", "batch_line"})
 # Partial indexes of what has not ended: a walk through one of them reads no past job.
 OF_THE_OPEN = frozenset(
     {"hold_open", "job_open", "job_queue", "job_running", "job_start_by", "lease_of_provider"}

@@ -68,6 +68,7 @@ async def test_no_statement_of_a_request_walks_through_a_table_that_grows_with_t
                 await read(any_market, whole, method, values)
                 assert seen, name
                 found[name] = await walks(database, list(seen))
+            await test_batches.started(any_market, whole.renter, 2)
             seen.clear()
             for loop in any_market.server.loops:
                 assert await loop.tick() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,11 +13,14 @@ from dcp.v1 import batches_pb2 as pb
 from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, privacy_pb2, webhooks_pb2
 
 from server.domain.batches import JOBS_AT_ONCE, PRIORITY, WINDOW_MS
+from server.domain.limits import OFF
 from server.services import batch_runs, batches
 from server.services.chats import Chats
 from server.store import batches as stored
-from server.store.models import Batch, BatchLine, Job, WebhookDelivery
-from tests.support import chats
+from server.store.models import Batch, BatchLine, Job, WebhookDelivery, tuples
+from tests.support import chats, running_server
+from tests.support.manual_clock import ManualClock
+from tests.support.plans import recorded, walks
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 
 CHATS = "/v1/chat/completions"
@@ -195,6 +199,47 @@ async def test_at_most_so_many_lines_are_jobs_at_once(market: Market) -> None:
     waiting = BatchLine.select().where(BatchLine.state == "waiting")
     assert await market.sql(waiting.count) == 10
     assert (await get(market, renter, batch_id)).status == pb.BATCH_STATUS_IN_PROGRESS
+
+
+async def test_batches_of_a_renter_take_together_half_of_its_open_jobs_and_share_them(
+    database_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_server.running(database_url, clock, limits=replace(OFF, open_jobs=10)) as market:
+        renter, other = [await market.renter(10_000_000) for _ in range(2)]
+        first = await started(market, renter, 8)
+        for _ in range(3):
+            await market.run_batches()
+        assert await jobs_of(market, first) == 5
+        second, third = await started(market, renter, 2), await started(market, other, 8)
+        for _ in range(3):
+            await market.run_batches()
+        assert await jobs_of(market, first, second) == 5, "the first has all of them until some end"
+        assert await jobs_of(market, third) == 5, "each renter has its own"
+        for _ in range(5):
+            await market.submit(renter)
+        assert (await refusal(market.submit(renter))).reason == "RATE_LIMITED"
+        for job in (await open_jobs_of(market, first))[:4]:
+            await market.job_service.CancelJob(
+                jobs_pb2.CancelJobRequest(job_id=job), metadata=renter.metadata
+            )
+        with recorded(market.server._database, monkeypatch) as seen:
+            await market.run_batches()
+        assert (await jobs_of(market, first), await jobs_of(market, second)) == (3, 2)
+        assert await walks(market.server._database, list(seen)) == {}
+
+
+async def open_jobs_of(market: Market, *batch_ids: str) -> list[str]:
+    query = (
+        BatchLine.select(BatchLine.job_id)
+        .join(Batch, on=Batch.id == BatchLine.batch_id)
+        .join(Job, on=Job.job_id == BatchLine.job_id)
+        .where(Batch.batch_id.in_(batch_ids), Job.ended_ms.is_null())
+    )
+    return await market.sql(lambda: [job_id for (job_id,) in tuples(query)])
+
+
+async def jobs_of(market: Market, *batch_ids: str) -> int:
+    return len(await open_jobs_of(market, *batch_ids))
 
 
 async def test_line_that_was_submitted_before_a_crash_is_not_run_again(market: Market) -> None:
@@ -505,7 +550,7 @@ async def test_lines_that_arrive_twice_are_there_once(any_market: Market) -> Non
 
 
 async def test_only_its_owner_sees_a_batch_and_its_files(market: Market) -> None:
-    renter, other = await market.renter(), await market.renter()
+    renter, other = [await market.renter(10_000_000) for _ in range(2)]
     batch_id = await started(market, renter, 1)
     file_id = (await get(market, renter, batch_id)).input_file_id
     for call in (
@@ -559,8 +604,6 @@ async def test_revoked_key_ends_the_batch_that_it_created(market: Market) -> Non
 
 
 async def test_webhook_hears_of_the_batch_and_not_of_its_lines(sqlite_url: str, clock: Any) -> None:
-    from tests.support import running_server
-
     async with running_server.running(sqlite_url, clock, webhooks_allow_private=True) as market:
         renter, provider = await market.renter(), await market.provider()
         asked = webhooks_pb2.SetWebhookRequest(url="https://127.0.0.1:1/events")
@@ -575,7 +618,7 @@ async def test_webhook_hears_of_the_batch_and_not_of_its_lines(sqlite_url: str, 
 
 
 async def test_export_of_a_renters_data_has_its_batches_and_nobody_elses(market: Market) -> None:
-    renter, other = await market.renter(), await market.renter()
+    renter, other = [await market.renter(10_000_000) for _ in range(2)]
     batch_id = await checked(market, renter, name="spring")
     asked = privacy_pb2.ExportOwnDataRequest()
     for who, expected in ((renter, [(batch_id, {"name": "spring"})]), (other, [])):
@@ -618,7 +661,7 @@ async def test_of_many_batches_that_ended_the_oldest_go_first(
 ) -> None:
     market = any_market
     monkeypatch.setattr(batch_runs, "MAX_KEPT", 2)
-    renter, other = await market.renter(), await market.renter()
+    renter, other = [await market.renter(10_000_000) for _ in range(2)]
     running, others = await checked(market, renter), await checked(market, other)
     made = [await checked(market, renter) for _ in range(4)]
     for batch_id in made:
