@@ -152,9 +152,10 @@ class BatchRuns:
         """Why no further line may become a job, if that is not noted yet."""
         if batch.stop is not None:
             return None
-        if batch.is_due(ms(self._clock)):
+        now_ms = ms(self._clock)
+        if batch.is_due(now_ms):
             return Stop.EXPIRED
-        is_withdrawn = batch.key_id is not None and keys.is_withdrawn(batch.key_id)
+        is_withdrawn = batch.key_id is not None and keys.is_withdrawn(batch.key_id, now_ms)
         return Stop.ACCOUNT if is_withdrawn else None
 
     def _look(self, batch: Batch) -> Batch | None:

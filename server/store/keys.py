@@ -201,12 +201,10 @@ def valid(key_ids: Sequence[int], now_ms: int) -> set[int]:
     return {int(key_id) for (key_id,) in tuples(query)}
 
 
-def is_withdrawn(key_id: int) -> bool:
-    """Whether a sub-key was revoked. A main key that was replaced still stands for its account."""
-    query = ApiKey.select().where(
-        ApiKey.id == key_id, ApiKey.scopes.is_null(False), ApiKey.revoked_ms.is_null(False)
-    )
-    return bool(query.exists())
+def is_withdrawn(key_id: int, now_ms: int) -> bool:
+    """Whether a sub-key was revoked or has expired. A main key that was replaced stands for its account."""
+    has_ended = ApiKey.revoked_ms.is_null(False) | (ApiKey.expires_ms <= now_ms)
+    return bool(ApiKey.select().where(ApiKey.id == key_id, ApiKey.scopes.is_null(False), has_ended).exists())
 
 
 def _own(role: str, owner_id: int) -> Any:

@@ -587,15 +587,22 @@ async def test_lists_go_page_by_page(any_market: Market) -> None:
     assert (len(files.data), files.has_more) == (2, True)
 
 
-async def test_revoked_key_ends_the_batch_that_it_created(market: Market) -> None:
+@pytest.mark.parametrize("expires", [False, True])
+async def test_key_that_is_revoked_or_expires_ends_the_batch_that_it_created(
+    market: Market, expires: bool
+) -> None:
     renter = await market.renter()
-    made = await market.key_service.CreateKey(
-        keys_pb2.CreateKeyRequest(name="k", scopes=[options_pb2.SCOPE_INFERENCE]), metadata=renter.metadata
-    )
+    asked = keys_pb2.CreateKeyRequest(name="k", scopes=[options_pb2.SCOPE_INFERENCE])
+    if expires:
+        asked.expires_in_seconds = 3600
+    made = await market.key_service.CreateKey(asked, metadata=renter.metadata)
     batch_id = await started(market, Party(renter.id, made.api_key), 2)
-    await market.key_service.RevokeKey(
-        keys_pb2.RevokeKeyRequest(key_id=made.key.id), metadata=renter.metadata
-    )
+    if expires:
+        market.clock.advance(3600)
+    else:
+        await market.key_service.RevokeKey(
+            keys_pb2.RevokeKeyRequest(key_id=made.key.id), metadata=renter.metadata
+        )
     for _ in range(3):
         await market.run_batches()
     batch = await get(market, renter, batch_id)
