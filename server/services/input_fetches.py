@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 
 from server.domain.errors import STORE_FAULTS, DomainError, Reason
@@ -23,6 +25,12 @@ log = logging.getLogger(__name__)
 AT_ONCE = 8
 OF_A_RENTER = 2
 TOTAL_SECONDS = 6 * 3600.0
+TURN_SECONDS = 600.0
+PACE_BYTES = 1 << 20
+"""A fetch that has run for ``TURN_SECONDS`` at less than this a second makes way for others that wait.
+
+Its renter's come after theirs for as long.
+"""
 
 _PASSING = frozenset(
     {
@@ -36,43 +44,86 @@ Get = Callable[[str, int], AsyncGenerator[bytes, None]]
 """Reads what lies at an address, from a byte on. Raises FetchError."""
 
 
+@dataclass(eq=False)
+class _Fetch:
+    """A fetch that runs."""
+
+    input: Input
+    began: float
+    place: int
+    """How many bytes of the input are here."""
+    task: asyncio.Task[None] = field(init=False)
+
+    def is_slow(self, now: float) -> bool:
+        """Whether it has had its turn and did not make much of it."""
+        seconds = now - self.began
+        return seconds >= TURN_SECONDS and self.place - self.input.received_bytes < PACE_BYTES * seconds
+
+
 class InputFetches:
     """The duty that fetches inputs."""
 
-    def __init__(self, database: Database, inputs: Inputs, get: Get) -> None:
+    def __init__(
+        self, database: Database, inputs: Inputs, get: Get, elapsed: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
         self._inputs = inputs
         self._get = get
-        self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}
+        self._elapsed = elapsed
+        self._running: dict[int, _Fetch] = {}
+        self._gave_way: dict[int, float] = {}
+        """When slow fetches of renters made way for others."""
 
     async def tick(self) -> None:
-        """Begins the fetches that wait, those announced first, as far as there is room."""
-        self._running = {number: at for number, at in self._running.items() if not at[1].done()}
-        while len(self._running) < AT_ONCE:
-            # However many of one renter wait, they do not stand before those of others.
-            of_renters = Counter(renter_id for renter_id, _ in self._running.values())
-            busy = [renter_id for renter_id, count in of_renters.items() if count >= OF_A_RENTER]
-            found = await self._database.read(partial(inputs.next_to_fetch, [*self._running], busy))
+        """Begins the fetches that wait, those announced first, as far as there is room or can be made."""
+        while True:
+            self._running = {number: one for number, one in self._running.items() if not one.task.done()}
+            now = self._elapsed()
+            is_full = len(self._running) >= AT_ONCE
+            slow = next((one for one in self._running.values() if one.is_slow(now)), None)
+            if is_full and slow is None:
+                break
+            found = await self._next(now, is_full=is_full)
             if found is None:
                 break
-            self._running[found.id] = (found.renter_id, asyncio.create_task(self._fetch(found)))
+            if is_full and slow is not None:
+                log.info("a slow fetch makes way input_id=%s", slow.input.input_id)
+                self._gave_way[slow.input.renter_id] = now
+                await self._end([slow])
+            self._running[found.id] = fetch = _Fetch(found, now, found.received_bytes)
+            fetch.task = asyncio.create_task(self._fetch(fetch))
 
     async def stop(self) -> None:
         """Ends the fetches; they go on after a restart, or at the server that has the duty now."""
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._end([*self._running.values()])
         self._running = {}
 
     async def settled(self) -> None:
         """Waits for the fetches that run."""
-        await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
+        await asyncio.gather(*(one.task for one in self._running.values()), return_exceptions=True)
 
-    async def _fetch(self, found: Input) -> None:
+    async def _next(self, now: float, *, is_full: bool) -> Input | None:
+        """The input whose turn it is; if it is full, only one for which another may make way."""
+        # However many of one renter wait, they do not stand before those of others.
+        of_renters = Counter(one.input.renter_id for one in self._running.values())
+        busy = {renter_id for renter_id, count in of_renters.items() if count >= OF_A_RENTER}
+        next_without = partial(inputs.next_to_fetch, [*self._running])
+        self._gave_way = {renter: at for renter, at in self._gave_way.items() if now - at < TURN_SECONDS}
+        found = await self._database.read(partial(next_without, busy | self._gave_way.keys()))
+        if found is None and self._gave_way and not is_full:
+            found = await self._database.read(partial(next_without, busy))
+        return found
+
+    async def _end(self, fetches: Sequence[_Fetch]) -> None:
+        for one in fetches:
+            one.task.cancel()
+        await asyncio.gather(*(one.task for one in fetches), return_exceptions=True)
+
+    async def _fetch(self, fetch: _Fetch) -> None:
+        found = fetch.input
         try:
             async with asyncio.timeout(TOTAL_SECONDS):
-                await self._read(found)
+                await self._read(fetch)
             await self._inputs.finish(found.renter_id, found.input_id, keeps_damaged=True)
         except TimeoutError:
             await self._note(found, f"it takes longer than {TOTAL_SECONDS / 3600:.0f} hours")
@@ -85,26 +136,26 @@ class InputFetches:
             log.exception("an input could not be fetched input_id=%s", found.input_id)
             await self._note(found, "the marketplace could not fetch it")
 
-    async def _read(self, found: Input) -> None:
+    async def _read(self, fetch: _Fetch) -> None:
         """Appends what is missing. Raises FetchError, DomainError."""
-        place, piece = found.received_bytes, bytearray()
-        async with aclosing(self._get(found.url, place)) as arriving:
+        size, piece = fetch.input.size_bytes, bytearray()
+        async with aclosing(self._get(fetch.input.url, fetch.place)) as arriving:
             async for data in arriving:
                 piece += data
-                if place + len(piece) > found.size_bytes:
-                    raise FetchError(f"it has more than the announced {found.size_bytes} bytes")
+                if fetch.place + len(piece) > size:
+                    raise FetchError(f"it has more than the announced {size} bytes")
                 if len(piece) >= MAX_PIECE_BYTES // 2:
-                    place = await self._append(found, place, piece)
-        place = await self._append(found, place, piece)
-        if place < found.size_bytes:
-            raise FetchError(f"it has {place} of the announced {found.size_bytes} bytes")
+                    await self._append(fetch, piece)
+        await self._append(fetch, piece)
+        if fetch.place < size:
+            raise FetchError(f"it has {fetch.place} of the announced {size} bytes")
 
-    async def _append(self, found: Input, place: int, piece: bytearray) -> int:
+    async def _append(self, fetch: _Fetch, piece: bytearray) -> None:
+        whose = fetch.input.renter_id, fetch.input.input_id
         for first in range(0, len(piece), MAX_PIECE_BYTES):
             data = bytes(piece[first : first + MAX_PIECE_BYTES])
-            place = (await self._inputs.append(found.renter_id, found.input_id, place, data)).received_bytes
+            fetch.place = (await self._inputs.append(*whose, fetch.place, data)).received_bytes
         piece.clear()
-        return place
 
     async def _note(self, found: Input, problem: str) -> None:
         log.info("an input was not fetched input_id=%s problem=%s", found.input_id, problem)

@@ -74,7 +74,7 @@ class LogIns:
         return found
 
     async def ask(self, role: str, box: str) -> Asked:
-        """Mails a code to the account that has proven the mailbox; without one it mails nothing.
+        """Mails a code to the account that has proven the mailbox; without one it only writes as much.
 
         Raises MAIL_OFF.
         """
@@ -87,7 +87,7 @@ class LogIns:
             account = mailboxes.holder(role, box)
             # Whoever registered an address without proving it may not be its owner.
             if account is None or account.email_verified_ms is None:
-                return
+                account = mailboxes.nobody(role)
             code_id = log_ins.add_code(role, account.id, digest(asked.secret), now_ms, asked.expires_ms)
             letters.add(LetterKind.LOG_IN, account, box, now_ms, log_in_code_id=code_id)
 

@@ -95,16 +95,18 @@ class Mailboxes:
 def begin_proof(account: Account, mailbox: str, now_ms: int) -> None:
     """Mails a code to the account's address; or, if another account keeps the mailbox, a notice to its owner.
 
-    Runs inside its caller's transaction. Both ways write the same rows, so that the answers cannot differ.
+    Runs inside its caller's transaction. All ways write the same rows, so that the answers cannot differ.
     """
     code_id = codes.add(
         account.role, account.id, _PURPOSE, mailbox, now_ms=now_ms, expires_ms=now_ms + CODE_MS
     )
     owner = mailboxes.holder(account.role, mailbox)
+    is_barred = mailboxes.is_barred(account.role, mailbox)
     if owner is not None and owner.id != account.id and owner.keeps_mailbox:
         letters.add(LetterKind.ALREADY_REGISTERED, owner, mailbox, now_ms)
-    elif not mailboxes.is_barred(account.role, mailbox):
-        letters.add(LetterKind.VERIFY_EMAIL, account, mailbox, now_ms, email_code_id=code_id)
+    else:
+        to = mailboxes.nobody(account.role) if is_barred else account
+        letters.add(LetterKind.VERIFY_EMAIL, to, mailbox, now_ms, email_code_id=code_id)
 
 
 def _existing(role: str, account_id: int) -> Account:

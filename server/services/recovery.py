@@ -56,16 +56,18 @@ class Recovery:
         self._delay_ms = delay_hours * HOUR_MS
 
     async def report(self, role: str, box: str) -> None:
-        """Mails a code to the account that has the mailbox; without one it does nothing. Raises MAIL_OFF."""
+        """Mails a code to the account that has the mailbox; without one it only writes as much.
+
+        Raises MAIL_OFF.
+        """
         if not self._sends_mail:
             raise mail_off("ask the marketplace's operator for a new key")
         now_ms = ms(self._clock)
 
         def report() -> None:
-            account = mailboxes.holder(role, box)
-            if account is not None:
-                code_id = _add_code(account, box, now_ms)
-                letters.add(LetterKind.NEW_KEY, account, box, now_ms, email_code_id=code_id)
+            account = mailboxes.holder(role, box) or mailboxes.nobody(role)
+            code_id = _add_code(account, box, now_ms)
+            letters.add(LetterKind.NEW_KEY, account, box, now_ms, email_code_id=code_id)
 
         await self._database.run(report)
 
@@ -153,7 +155,7 @@ def _add_code(account: Account, box: str, now_ms: int, code: str | None = None) 
         account.role,
         account.id,
         _PURPOSE,
-        box,
+        box if account.id != mailboxes.NOBODY else "",
         now_ms=now_ms,
         expires_ms=now_ms + CODE_MS,
         sha256=code_digest(code) if code is not None else None,

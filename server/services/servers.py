@@ -17,7 +17,13 @@ log = logging.getLogger(__name__)
 
 BEAT_MS = 2_000
 SILENT_MS = 12_000
-"""A server without a heartbeat for so long is gone. If it comes back, its sessions begin anew."""
+"""A server without a new heartbeat for so long is gone. If it comes back, its sessions begin anew.
+
+Whoever looks measures it by its own clock, from when it saw the last one. Clocks of two servers may differ:
+after a failover to a database with another time, a new server takes it at once, others by and by.
+"""
+LOOKS_ANEW_MS = SILENT_MS // 2
+"""Who could not look for so long, as in an outage of the database, has not seen anybody be silent."""
 
 
 class Servers:
@@ -28,6 +34,9 @@ class Servers:
         self._clock = clock
         self._name = name
         self._next_ms = 0
+        self._looked_ms = 0
+        self._seen: dict[int, tuple[int, int]] = {}
+        """The last heartbeat of each server, and when it was first seen here."""
         self.id = 0
         """Of this server, since ``begin``."""
         self.is_first = True
@@ -59,14 +68,21 @@ class Servers:
         now_ms = ms(self._clock)
         self._next_ms = now_ms + BEAT_MS
 
-        def beat() -> tuple[bool, list[int]]:
+        before = self._seen if now_ms - self._looked_ms < LOOKS_ANEW_MS else {}
+
+        def beat() -> tuple[bool, dict[int, tuple[int, int]], list[int]]:
             is_known = servers.beat(self.id, now_ms)
-            gone = servers.end_silent(now_ms - SILENT_MS)
+            found = servers.heartbeats()
+            seen = {each: _seen(before.get(each), at_ms, now_ms) for each, at_ms in found.items()}
+            gone = [each for each, (_, since_ms) in seen.items() if now_ms - since_ms > SILENT_MS]
+            for each in gone:
+                servers.end(each)
             if gone:
                 servers.end_lost_sessions()
-            return is_known, gone
+            return is_known, seen, gone
 
-        is_known, gone = await self._database.run(beat)
+        is_known, self._seen, gone = await self._database.run(beat)
+        self._looked_ms = now_ms
         for server_id in gone:
             log.warning("a server fell silent, its sessions ended server_id=%d", server_id)
         if not is_known:
@@ -78,3 +94,8 @@ class Servers:
         ids = await self._database.read(servers.all_ids)
         self.is_first = not ids or min(ids) == self.id
         self.are_several = len(ids) > 1
+
+
+def _seen(before: tuple[int, int] | None, at_ms: int, now_ms: int) -> tuple[int, int]:
+    """A heartbeat, and when it was first seen."""
+    return before if before is not None and before[0] == at_ms else (at_ms, now_ms)

@@ -11,10 +11,10 @@ from typing import Any
 
 from server.domain.letters import KEPT_MS, MOST_A_DAY, LetterKind, next_attempt_ms
 from server.domain.statements import DAY_MS
-from server.store.mailboxes import Account
+from server.store.mailboxes import NOBODY, Account
 from server.store.models import Letter, tuples
 
-_WAITING = "waiting"
+_WAITING, _FAILED = "waiting", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,22 @@ def add(
 ) -> None:
     """Puts a letter to an account's address into the outbox.
 
-    ``is_bounded``: unless its mailbox had enough letters of the kind today.
+    One to nobody, or with ``is_bounded`` to a mailbox that had enough of the kind today, is never sent. It is
+    a row without an address all the same, so that the answer to who named the mailbox takes as long.
     """
     recent = Letter.select().where(
         Letter.mailbox == mailbox, Letter.kind == kind.value, Letter.created_ms > now_ms - DAY_MS
     )
-    if is_bounded and recent.count() >= MOST_A_DAY[kind]:
-        return
+    is_enough = recent.count() >= MOST_A_DAY[kind] and is_bounded
+    is_sent = account.id != NOBODY and not is_enough
     Letter.insert(
         role=account.role,
         owner_id=account.id,
         kind=kind.value,
-        recipient=account.email,
-        mailbox=mailbox,
+        status=_WAITING if is_sent else _FAILED,
+        error=None if is_sent else "it is never sent",
+        recipient=account.email if is_sent else "",
+        mailbox=mailbox if is_sent else "",
         email_code_id=email_code_id,
         log_in_code_id=log_in_code_id,
         facts=json.dumps(facts),
@@ -86,7 +89,7 @@ def record(letter: LetterRow, error: str | None, now_ms: int, *, for_good: bool 
     next_ms = None
     if error is not None and not for_good:
         next_ms = next_attempt_ms(letter.created_ms, letter.attempts + 1, now_ms)
-    status = "sent" if error is None else "failed" if next_ms is None else _WAITING
+    status = "sent" if error is None else _FAILED if next_ms is None else _WAITING
     Letter.update(status=status, attempts=letter.attempts + 1, next_ms=next_ms or now_ms, error=error).where(
         Letter.id == letter.id, Letter.status == _WAITING, Letter.attempts == letter.attempts
     ).execute()

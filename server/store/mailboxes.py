@@ -13,6 +13,8 @@ from server.domain.providers import AccountState
 from server.store.models import Provider, Renter
 from server.store.prepared import locking
 
+NOBODY = 0
+"""In place of the account of a mailbox that has none: the same rows are written, of which nothing comes."""
 _MODELS: dict[str, Any] = {"provider": Provider, "renter": Renter}
 
 
@@ -57,6 +59,11 @@ def holder(role: str, mailbox: str) -> Account | None:
     model = _MODELS[role]
     row = locking(model.select().where(model.mailbox == mailbox), "FOR NO KEY UPDATE").first()
     return _account(role, row) if row is not None else None
+
+
+def nobody(role: str) -> Account:
+    """In place of an account that a mailbox does not have."""
+    return Account(role, NOBODY, "", None, None, AccountState.ACTIVE)
 
 
 def is_barred(role: str, mailbox: str) -> bool:

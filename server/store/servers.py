@@ -37,13 +37,9 @@ def beat(server_id: int, now_ms: int) -> bool:
     return bool(_beat.run(id=server_id, now_ms=now_ms))
 
 
-def end_silent(before_ms: int) -> list[int]:
-    """Ends the servers without a heartbeat since a time, with their sessions; returns their ids."""
-    query = Server.select(Server.id).where(Server.heartbeat_ms < before_ms)
-    gone = [int(id_) for (id_,) in tuples(query)]
-    for server_id in gone:
-        end(server_id)
-    return gone
+def heartbeats() -> dict[int, int]:
+    """The last heartbeat of each server, by that server's clock."""
+    return {int(id_): int(at_ms) for id_, at_ms in tuples(Server.select(Server.id, Server.heartbeat_ms))}
 
 
 def all_ids() -> list[int]:

@@ -16,7 +16,7 @@ from server.domain.errors import DomainError
 from server.domain.inputs import MAX_PIECE_BYTES, FetchError, Input, InputLimits
 from server.loops import server_loops
 from server.outbound import Outbound
-from server.services.input_fetches import InputFetches
+from server.services.input_fetches import AT_ONCE, OF_A_RENTER, TURN_SECONDS, InputFetches
 from server.services.inputs import Announced
 from server.store.models import Input as InputRow
 from tests.support import running_server
@@ -128,6 +128,84 @@ async def test_many_addresses_of_one_account_do_not_hold_up_those_of_another(
     open_gate.set()
     await fetches.settled()
     assert (await inputs.get(other.id, own.input_id)).is_ready
+
+
+async def test_slow_hosts_make_way_for_others_that_wait_and_go_on_after_them(site: Market) -> None:
+    inputs, seconds, begun = site.server.services.inputs, 0.0, list[tuple[str, int]]()
+    quick = asyncio.Event()
+
+    async def get(url: str, first_byte: int) -> AsyncGenerator[bytes, None]:
+        name = url.rpartition("/")[2]
+        begun.append((name, first_byte))
+        if name == "quick":
+            await quick.wait()
+            yield DATA
+            return
+        yield DATA[first_byte : first_byte + MAX_PIECE_BYTES]
+        await asyncio.Event().wait()
+
+    fetches = InputFetches(site.server._database, inputs, get, lambda: seconds)
+
+    async def announce(renter_id: int, number: int, name: str) -> Input:
+        sha256 = SHA256 if name == "quick" else number.to_bytes(32)
+        announced = Announced("a", len(DATA), sha256, url=f"http://127.0.0.1:1/{name}")
+        return await inputs.begin(renter_id, announced)
+
+    async def began() -> list[tuple[str, int]]:
+        """What a tick begins, once all that has arrived is stored."""
+        before = len(begun)
+        await fetches.tick()
+        for _ in range(1000):
+            stored = await asyncio.gather(*(inputs.get(one.renter_id, one.input_id) for one in slow))
+            if all(one.received_bytes == MAX_PIECE_BYTES for one in stored):
+                break
+            await asyncio.sleep(0.01)
+        return begun[before:]
+
+    slow: list[Input] = []
+    for renter in [await site.renter() for _ in range(AT_ONCE // OF_A_RENTER)]:
+        slow += [await announce(renter.id, len(slow) + each, f"slow{len(slow) + each}") for each in range(2)]
+        await announce(renter.id, 100 + len(slow), f"more{len(slow)}")
+    assert len(await began()) == AT_ONCE
+    other = await announce((await site.renter()).id, 0, "quick")
+    assert await began() == [], "each has its turn"
+    seconds = TURN_SECONDS
+    assert await began() == [("quick", 0)], "the first that was slow makes way, and its others do not take it"
+    quick.set()
+    await until_ready(site, other)
+    assert await began() == [("slow0", MAX_PIECE_BYTES)], "it goes on where it was"
+    assert {(await inputs.get(one.renter_id, one.input_id)).problem for one in slow} == {""}
+    seconds += TURN_SECONDS
+    assert await began() == [], "an account's own others do not take its places"
+    await fetches.stop()
+
+
+async def test_a_slow_fetch_goes_on_while_nobody_waits(site: Market) -> None:
+    inputs, seconds, begun = site.server.services.inputs, 0.0, list[str]()
+
+    async def get(url: str, first_byte: int) -> AsyncGenerator[bytes, None]:
+        begun.append(url)
+        await asyncio.Event().wait()
+        yield b""
+
+    fetches = InputFetches(site.server._database, inputs, get, lambda: seconds)
+    for number in range(AT_ONCE):
+        announced = Announced("a", len(DATA), number.to_bytes(32), url=f"http://127.0.0.1:1/{number}")
+        await inputs.begin((await site.renter()).id, announced)
+    for at in (0.0, TURN_SECONDS, 10 * TURN_SECONDS):
+        seconds = at
+        await fetches.tick()
+        await asyncio.sleep(0)
+    assert len(begun) == AT_ONCE
+    await fetches.stop()
+
+
+async def until_ready(site: Market, found: Input) -> None:
+    for _ in range(1000):
+        if (await site.server.services.inputs.get(found.renter_id, found.input_id)).is_ready:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it is not ready")
 
 
 async def test_a_job_cannot_name_what_could_not_be_fetched(site: Market, source: FileServer) -> None:

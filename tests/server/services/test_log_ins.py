@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import httpx
 import pytest
 
 from server.domain.errors import DomainError, Reason
+from server.domain.letters import MOST_A_DAY, LetterKind
 from server.domain.log_ins import ASKED_MS, LOG_IN_MS, MAX_LOG_INS
+from server.store.models import EmailCode, Letter
 from tests.support import browsers
 from tests.support.mailing_stack import MailingStack, mailing_stack
+from tests.support.plans import recorded
 from tests.support.whole_stack import ADMIN, running_stack
 
 ROLES = ("provider", "renter")
@@ -108,6 +112,38 @@ async def test_answer_to_who_asks_is_the_same_without_an_account(market: Mailing
     assert answers[0] == answers[1] == answers[2]
     await market.send()
     assert len(market.mail.to("unproven@gmail.com")) == before, "who registered it may not be its owner"
+
+
+async def test_whoever_asks_cannot_tell_by_the_work_whether_an_address_has_an_account(
+    market: MailingStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same statements and commits run for each, so that the time of an answer says nothing."""
+    await market.proven("renter", SARA)
+    await market.proven("provider", SARA)
+    await market.stack.register("renter", "unproven@gmail.com")
+    for _ in range(MOST_A_DAY[LetterKind.LOG_IN]):
+        await browser(market).ask("renter", SARA)
+    works: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+    for role, email in itertools.product(ROLES, (SARA, "unproven@gmail.com", "nobody@gmail.com")):
+        mine = browser(market)
+        for path, body in (
+            ("/api/log-in/ask", {"email": email, "role": role}),
+            ("/api/log-in/redeem", {"code": WRONG}),
+            ("/api/accounts/lost-key", {"email": email, "role": role}),
+        ):
+            with recorded(market.stack.server._database, monkeypatch) as seen:
+                await mine.post(path, body)
+            works.setdefault((role, path), set()).add(tuple(sql for sql, _ in seen))
+    assert {each: len(found) for each, found in works.items()} == dict.fromkeys(works, 1)
+    assert all(len(sql) >= 2 for found in works.values() for sql in found), works
+    await market.send()
+    for stranger in ("unproven@gmail.com", "nobody@gmail.com"):
+        subjects = {str(letter["subject"]) for letter in market.mail.to(stranger)}
+        assert not [subject for subject in subjects if "Log in" in subject]
+    rows = await market.stack.server._database.read(
+        lambda: [*EmailCode.select().dicts(), *Letter.select().dicts()]
+    )
+    assert "nobody" not in str(rows), "whom somebody else names is not kept"
 
 
 async def test_cookies_are_hidden_from_scripts_and_strict(market: MailingStack) -> None:
