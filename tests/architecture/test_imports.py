@@ -120,6 +120,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.link": (
         "daemon.__main__",
         "daemon.app",
+        "daemon.cli.account",
         "daemon.cli.doctor",
         "daemon.cli.registration",
         "daemon.cli.status",
