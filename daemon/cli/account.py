@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 from dcp.v1 import jobs_pb2, options_pb2, providers_pb2, statements_pb2, terms_pb2, withdrawals_pb2
-from google.protobuf.message import Message
 
 from daemon import link
 from daemon.cli.status import sar
@@ -33,7 +32,8 @@ _SERVICES = {
     "RequestWithdrawal": withdrawals_pb2.DESCRIPTOR.services_by_name["WithdrawalService"],
 }
 View = dict[str, Any]
-Ask = Callable[[str, Message], Any]
+Ask = Callable[[str, Any], Any]
+"""The name of an RPC and its request; returns the answer."""
 
 
 class AccountError(Exception):
@@ -45,7 +45,7 @@ def run(config: Config, arguments: argparse.Namespace) -> str:
     server = link.ServerAddress(config.server, config.tls_ca)
     key = config.provider_key or identity.load(config.state_dir).api_key
 
-    def ask(name: str, request: Message) -> Any:
+    def ask(name: str, request: Any) -> Any:
         method = _SERVICES[name].methods_by_name[name]
         try:
             return asyncio.run(_asked_twice(partial(link.ask, server, key, method, request)))

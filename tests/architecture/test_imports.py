@@ -188,7 +188,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.cli.doctor": ("daemon.__main__",),
     "daemon.cli.registration": ("daemon.__main__",),
     "daemon.cli.snapshot": ("daemon.app",),
-    "daemon.cli.status": ("daemon.__main__", "daemon.cli.doctor"),
+    "daemon.cli.account": ("daemon.__main__",),
+    "daemon.cli.status": ("daemon.__main__", "daemon.cli.account", "daemon.cli.doctor"),
     "daemon.service": ("daemon.__main__", "daemon.cli"),
     "daemon.service.version": (
         "daemon.__main__",
