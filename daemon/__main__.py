@@ -1,4 +1,4 @@
-"""The command `dcp-daemon`: register, run, doctor, status, health, drain, resume, update, unit.
+"""The command `dcp-daemon`: register, run, doctor, status, health, drain, update, unit, and the account's.
 
 It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
@@ -163,6 +163,21 @@ def _keep_gpu(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _resume(arguments: argparse.Namespace) -> int:
+    return _keep_gpu(arguments) if arguments.gpu else _account(arguments)
+
+
+def _account(arguments: argparse.Namespace) -> int:
+    from daemon.cli import account
+
+    try:
+        print(account.run(_configured(arguments), arguments))
+    except account.AccountError as error:
+        logs.report_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
+        return 1
+    return 0
+
+
 def _update(arguments: argparse.Namespace) -> int:
     config = _configured(arguments)
     wish = update.Wish(arguments.source, arguments.allow_downgrade, arguments.ready_seconds)
@@ -191,7 +206,11 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "health": _health,
     "drain": _keep_gpu,
-    "resume": _keep_gpu,
+    "resume": _resume,
+    "pause": _account,
+    "earnings": _account,
+    "rates": _account,
+    "withdraw": _account,
     "update": _update,
     "unit": _unit,
 }

@@ -1,4 +1,4 @@
-"""The daemon's only knowledge of gRPC: one stream to the server, uploads beside it, and registration.
+"""The daemon's only knowledge of gRPC: one stream to the server, uploads beside it, and single questions.
 
 It must not know what the messages mean. A stream that ends, however it ends, is
 reported as an end; the session decides what follows.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 from dcp.v1 import artifacts_pb2, gpu_proofs_pb2, inputs_pb2, providers_pb2, sessions_pb2
@@ -26,7 +26,9 @@ from dcp.v1.gpu_proofs_pb2_grpc import GpuProofServiceStub
 from dcp.v1.inputs_pb2_grpc import InputServiceStub
 from dcp.v1.providers_pb2_grpc import ProviderServiceStub
 from dcp.v1.sessions_pb2_grpc import SessionServiceStub
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
@@ -511,15 +513,32 @@ async def own_provider(
     server: ServerAddress, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
 ) -> providers_pb2.GetOwnProviderResponse:
     """The provider as the server sees it. Raises KeyRefusedError or LinkBrokenError."""
+    method = providers_pb2.DESCRIPTOR.services_by_name["ProviderService"].methods_by_name["GetOwnProvider"]
+    asked = ask(server, key, method, providers_pb2.GetOwnProviderRequest(), timeout_seconds)
+    return cast(providers_pb2.GetOwnProviderResponse, await asked)
+
+
+async def ask(
+    server: ServerAddress,
+    key: str,
+    method: MethodDescriptor,
+    request: Message,
+    timeout_seconds: float = UNARY_DEADLINE_SECONDS,
+) -> Message:
+    """The answer of an RPC to the provider with a key. Raises KeyRefusedError or LinkBrokenError."""
     async with _channel(await _reachable(server)) as channel:
+        call = channel.unary_unary(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
         try:
-            return await ProviderServiceStub(channel).GetOwnProvider(
-                providers_pb2.GetOwnProviderRequest(),
-                metadata=(("authorization", f"Bearer {key}"),),
-                timeout=timeout_seconds,
+            answer: Message = await call(
+                request, metadata=(("authorization", f"Bearer {key}"),), timeout=timeout_seconds
             )
         except aio.AioRpcError as error:
             raise _link_error(error) from None
+        return answer
 
 
 async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:

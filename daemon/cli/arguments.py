@@ -9,6 +9,7 @@ from daemon.config.config import VARIABLES
 from daemon.service import unit
 from daemon.service.version import daemon_version
 
+_WHICH_GPU = "which, as dcp-daemon status shows it"
 _Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--wait", type=float, default=0.0, metavar="SECONDS", help="how long it may take (default: 0)"
     )
     _add_gpu(commands, "drain", "keep one GPU from new jobs, also after a restart; its jobs finish")
-    _add_gpu(commands, "resume", "give a drained GPU jobs again")
+    _add_account(commands)
     _add_update(commands)
     _add_unit(commands)
     return command_line
@@ -81,9 +82,25 @@ def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 def _add_gpu(commands: _Commands[argparse.ArgumentParser], name: str, meaning: str) -> None:
     command = commands.add_parser(name, help=meaning)
-    command.add_argument(
-        "--gpu", required=True, metavar="INDEX|UUID", help="which, as dcp-daemon status shows it"
-    )
+    command.add_argument("--gpu", required=True, metavar="INDEX|UUID", help=_WHICH_GPU)
+
+
+def _add_account(commands: _Commands[argparse.ArgumentParser]) -> None:
+    """What asks the server with the key of this machine."""
+    pause = commands.add_parser("pause", help="take no new jobs until resume; what runs finishes")
+    resume = commands.add_parser("resume", help="end the pause; with --gpu, give one drained GPU jobs again")
+    resume.add_argument("--gpu", metavar="INDEX|UUID", help=_WHICH_GPU)
+    earnings = commands.add_parser("earnings", help="what was earned, day by day, and what can be withdrawn")
+    earnings.add_argument("--days", type=int, default=14, help="how many days (default: 14)")
+    rates = commands.add_parser("rates", help="list your rates and the market's, or set one for new jobs")
+    rates.add_argument("job_type", nargs="?", metavar="JOB_TYPE", help="the one to set, such as training")
+    rates.add_argument("per_minute", nargs="?", metavar="PER_MINUTE", help="SAR per minute, such as 1.20")
+    rates.add_argument("--platform", action="store_true", help="the market's rate instead of your own")
+    withdraw = commands.add_parser("withdraw", help="ask for a withdrawal of earnings to a bank account")
+    withdraw.add_argument("amount", metavar="AMOUNT", help="in SAR; the least is 10")
+    withdraw.add_argument("--iban", required=True, help="of a Saudi bank account")
+    for command in (pause, resume, earnings, rates, withdraw):
+        command.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_update(commands: _Commands[argparse.ArgumentParser]) -> None:

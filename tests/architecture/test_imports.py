@@ -120,6 +120,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.link": (
         "daemon.__main__",
         "daemon.app",
+        "daemon.cli.account",
         "daemon.cli.doctor",
         "daemon.cli.registration",
         "daemon.cli.status",
@@ -187,7 +188,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.cli.doctor": ("daemon.__main__",),
     "daemon.cli.registration": ("daemon.__main__",),
     "daemon.cli.snapshot": ("daemon.app",),
-    "daemon.cli.status": ("daemon.__main__", "daemon.cli.doctor"),
+    "daemon.cli.account": ("daemon.__main__",),
+    "daemon.cli.status": ("daemon.__main__", "daemon.cli.account", "daemon.cli.doctor"),
     "daemon.service": ("daemon.__main__", "daemon.cli"),
     "daemon.service.version": (
         "daemon.__main__",

@@ -68,6 +68,8 @@ OBJECTS = {
         f"BatchService.{name} file_id": FILE
         for name in ("GetFile", "DeleteFile", "AppendFile", "FinishFile", "ReadFile")
     },
+    # Only a gateway names it, which tests/server/services/test_batches proves; a renter's file decides.
+    "BatchService.ReadFile batch_id": FREE,
     "BatchService.CreateBatch input_file_id": FILE,
     "BatchService.ListBatchResults file_id": OUTPUT,
     "BatchService.AddBatchLines lines.custom_id": FREE,

@@ -309,7 +309,7 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
         *(f"dcp.v1.{name}BatchRequest.batch_id" for name in ("Get", "Cancel")),
         *(
             f"dcp.v1.{name}Request.batch_id"
-            for name in ("AddBatchLines", "ResumeBatchCheck", "EndBatchCheck")
+            for name in ("AddBatchLines", "ResumeBatchCheck", "EndBatchCheck", "ReadFile")
         ),
         "dcp.v1.BatchLine.cache_key",  # only compared
         *(f"dcp.v1.{name}FileRequest.file_id" for name in ("Get", "Delete", "Append", "Finish", "Read")),
