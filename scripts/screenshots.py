@@ -56,6 +56,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as data, touring(Path(data)) as tour, running_browser() as browser:
         if options.pictures:
             for name, picture in CHOSEN.items():
+                if picture.role == "operator":
+                    tour.wait_for_incident()
                 _draw(browser, tour, picture, folder / f"{name}.png")
             return 0
         looks = [Look(*values) for values in itertools.product(LANGUAGES, WIDTHS, THEMES)]

@@ -18,11 +18,17 @@ from markupsafe import Markup
 from gateway.events import MEDIA_TYPE as EVENTS_TYPE
 from gateway.languages import Language
 from gateway.openapi import COMMAND, EVENT_SCHEMA, OF_BROWSERS
-from gateway.web.samples import FILE, ROLE_VARIABLES, Call, Sample, Variable, pretty, samples
+from gateway.web.samples import FILE, Call, Sample, Variable, pretty, samples
 
 Json = dict[str, Any]
 
-_KEYS = {"provider": "Provider key", "renter": "Renter key", "admin": "Admin token"}
+_KEYS = {
+    "DCP_PROVIDER_KEY": "Provider key",
+    "DCP_RENTER_KEY": "Renter key",
+    "DCP_ADMIN_TOKEN": "Admin token",
+    "DCP_OPERATOR_KEY": "A key of the operator.",
+}
+"""What the environment variables with keys are."""
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 
 
@@ -218,9 +224,9 @@ class Reference:
     def _variables(self, call: Call, entry: Json) -> Iterator[Variable]:
         """What the samples read from the environment, in the order in which they read it."""
         code = "".join(sample.code for sample in samples(call))
-        for role, name in ROLE_VARIABLES.items():
+        for name, meaning in _KEYS.items():
             if name in code:
-                yield Variable(name, self._language.say(_KEYS[role]))
+                yield Variable(name, self._language.say(meaning))
         for parameter in entry["parameters"]:
             if parameter["in"] == "path":
                 yield Variable(parameter["name"].upper(), parameter["description"])
@@ -372,6 +378,9 @@ def _call(method: str, path: str, entry: Json) -> Call:
         is_upload="application/octet-stream" in body,
         is_of_browsers=entry.get(OF_BROWSERS, False),
         command=entry.get(COMMAND, ""),
+        reasons=frozenset(
+            code for answer in entry["responses"].values() for code in answer.get("x-codes", ())
+        ),
     )
 
 

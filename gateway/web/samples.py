@@ -21,6 +21,10 @@ ROLE_VARIABLES: Mapping[str, str] = {
     "renter": "DCP_RENTER_KEY",
     "admin": "DCP_ADMIN_TOKEN",
 }
+OWN_VARIABLE = "DCP_OPERATOR_KEY"
+"""The variable of an operator's own key, for what the admin token, which is nobody's, cannot do."""
+_OWN = "/me/"
+_PASSKEY_REASONS = frozenset({"LOG_IN_NEEDED", "PASSKEY_REFUSED"})
 FILE = "data.tar"
 """The file that the samples send."""
 _ROLE_HEADERS = {"provider": "x-provider-key", "renter": "x-renter-key", "admin": "x-admin-token"}
@@ -67,11 +71,24 @@ class Call:
     is_of_browsers: bool = False
     command: str = ""
     """The command of `dcp` that does the same."""
+    reasons: frozenset[str] = frozenset()
+    """The reasons with which it can refuse."""
 
     @property
     def role(self) -> str:
         """The first role whose key it takes; empty if it takes none."""
         return next((role for role in self.roles if role in ROLE_VARIABLES), "")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable with its key; empty if it takes none."""
+        is_own = self.roles == ("admin",) and (self.is_of_browsers or _OWN in self.path)
+        return OWN_VARIABLE if is_own else ROLE_VARIABLES.get(self.role, "")
+
+    @property
+    def needs_passkey(self) -> bool:
+        """Whether only a browser with a passkey can send it."""
+        return not self.reasons.isdisjoint(_PASSKEY_REASONS)
 
     @property
     def fields(self) -> list[str]:
@@ -92,7 +109,9 @@ class Call:
 
 
 def samples(call: Call) -> Iterator[Sample]:
-    """The call in a shell, in Python, with `dcp`, with OpenAI's client and in JavaScript."""
+    """The call in a shell, Python, `dcp`, OpenAI's client and JavaScript; nothing if it needs a passkey."""
+    if call.needs_passkey:
+        return
     yield Sample("curl", "curl", curl(call))
     yield Sample("python", "Python", _http(call) if call.is_of_browsers else _python(call))
     if call.command:
@@ -109,7 +128,7 @@ def curl(call: Call) -> str:
     options += f" -X {call.method}" if call.method not in ("GET", "POST" if has_body else "GET") else ""
     parts = [f"curl -sS{options}", f'  "{call.address("$NAME")}"']
     if call.role:
-        parts.append(f'  -H "{_ROLE_HEADERS[call.role]}: ${ROLE_VARIABLES[call.role]}"')
+        parts.append(f'  -H "{_ROLE_HEADERS[call.role]}: ${call.variable}"')
     if call.is_of_browsers:
         parts.append(f'  -H "Origin: {DIRECT_ORIGIN}"')
     if call.is_upload:
@@ -139,7 +158,7 @@ def _python(call: Call) -> str:
     elif call.is_upload:
         imports = ["from pathlib import Path"]
         lines = [f'    print(client.upload(Path("{FILE}")))']
-    key = f', os.environ["{ROLE_VARIABLES[call.role]}"]' if call.role else ""
+    key = f', os.environ["{call.variable}"]' if call.role else ""
     body = [f'with Client("{DIRECT_ORIGIN}"{key}) as client:', *lines]
     if any("os.environ" in line for line in body):
         imports = ["import os", *imports]
@@ -148,20 +167,18 @@ def _python(call: Call) -> str:
 
 def _http(call: Call) -> str:
     """By plain HTTP, for what only our own pages call: the header says so."""
-    headers = (
-        [f'"{_ROLE_HEADERS[call.role]}": os.environ["{ROLE_VARIABLES[call.role]}"]'] if call.role else []
-    )
+    headers = [f'"{_ROLE_HEADERS[call.role]}": os.environ["{call.variable}"]'] if call.role else []
     headers.append(f'"Origin": "{DIRECT_ORIGIN}"')
     lines = ["import os", "", "import httpx", ""] if call.role else ["import httpx", ""]
     lines += [f"answer = httpx.{call.method.lower()}(", f'    "{call.address("{NAME}")}",']
     lines.append(f"    headers={{{', '.join(headers)}}},")
     if call.sent is not None:
         lines.append(f"    json={_python_literal(call.sent, '    ')},")
-    return "\n".join([*lines, ")", "answer.raise_for_status()", "print(answer.json())"])
+    return "\n".join([*lines, ")", "assert answer.is_success, answer.text", "print(answer.json())"])
 
 
 def _dcp(call: Call) -> str:
-    key = f'export DCP_API_KEY="${ROLE_VARIABLES[call.role]}"\n' if call.role else ""
+    key = f'export DCP_API_KEY="${call.variable}"\n' if call.role else ""
     return f"export DCP_API_URL={DIRECT_ORIGIN}\n{key}{call.command}"
 
 
@@ -188,7 +205,7 @@ def openai_client() -> str:
 
 def javascript(call: Call) -> str:
     """The call by `fetch`, as a module of Node.js."""
-    headers = [f'"{_ROLE_HEADERS[call.role]}": process.env.{ROLE_VARIABLES[call.role]}'] if call.role else []
+    headers = [f'"{_ROLE_HEADERS[call.role]}": process.env.{call.variable}'] if call.role else []
     headers += [f'"origin": "{DIRECT_ORIGIN}"'] if call.is_of_browsers else []
     headers += ['"content-type": "application/json"'] if call.sent is not None else []
     options = [f'  method: "{call.method}",'] if call.method != "GET" else []

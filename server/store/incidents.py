@@ -114,11 +114,15 @@ def waiting_payouts(since_ms: int) -> tuple[int, int, int | None]:
     raise AssertionError("an aggregate has one row")
 
 
-def away_since(since_ms: int) -> int:
-    """How many active providers without a session had a heartbeat after a time."""
+def away_since(since_ms: int, live_ms: int) -> int:
+    """How many active providers without a session had a heartbeat after a time, and none since ``live_ms``.
+
+    One whose heartbeats come by POST has no session, and is there while they come.
+    """
     query = db.Provider.select().where(
         pw.SQL("NOT connected"),
         db.Provider.last_heartbeat_ms > since_ms,
+        db.Provider.last_heartbeat_ms <= live_ms,
         states.is_in(db.Provider.state, AccountState.ACTIVE),
     )
     return int(query.count())

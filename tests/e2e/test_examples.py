@@ -29,7 +29,7 @@ from gateway.openapi import document
 from gateway.routes import discover
 from gateway.web.doors import EMBEDDER, LINES, MODEL, doors
 from gateway.web.reference import Reference
-from gateway.web.samples import DIRECT_ORIGIN, FILE
+from gateway.web.samples import DIRECT_ORIGIN, FILE, OWN_VARIABLE
 from scripts.market import UNLIMITED, Market
 from tests.support import talking_server
 from tests.support.browsers import Browser
@@ -57,8 +57,6 @@ SETTINGS = {
 }
 MAIL = "codes come by mail"
 MAIL_OFF = "this market has no mail server"
-BROWSER = "only a browser that is logged in by a passkey may, never a key or the token"
-PASSKEY = "the bytes are no passkey: only a device makes one, for a challenge of its own"
 REFUSED: Mapping[str, tuple[str, str]] = {
     "register-provider": ("EMAIL_TAKEN", "an example before it has registered the same address"),
     "register-renter": ("EMAIL_TAKEN", "an example before it has registered the same address"),
@@ -74,23 +72,8 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "delete-own-account": ("WRONG_EMAIL", "the address is not that of the account"),
     "invite-operator": ("OPERATOR_NAME_TAKEN", "an example before it has invited the same name"),
     "open-invitation": ("INVITATION_OVER", "the code is that of no invitation"),
-    "accept-invitation": ("PASSKEY_REFUSED", PASSKEY),
-    "log-in-by-passkey": ("PASSKEY_REFUSED", PASSKEY),
-    "begin-passkey": ("LOG_IN_NEEDED", BROWSER),
-    "add-passkey": ("PASSKEY_REFUSED", PASSKEY),
-    "remove-passkey": ("LOG_IN_NEEDED", BROWSER),
-    "create-operator-key": ("LOG_IN_NEEDED", BROWSER),
 }
 """The reason with which an example is refused here, and why; any other is understood and carried out."""
-OPERATORS_OWN = {
-    "log-in-operator",
-    "revoke-operator-key",
-    "create-operator-key",
-    "begin-passkey",
-    "add-passkey",
-    "remove-passkey",
-}
-"""The examples of what an operator does with what is its own, which the admin token, nobody's, has not."""
 TAKEN = "an account with this mailbox exists"
 """What `dcp` says of EMAIL_TAKEN: it shows sentences, not reasons."""
 PROGRAMS = {
@@ -164,7 +147,6 @@ class Joined:
 
     key_id: int
     key: str
-    passkey_id: int
 
 
 @dataclass
@@ -238,9 +220,9 @@ class Scene:
         if place in ("unsuspend-provider", "unsuspend-renter"):
             whom = f"providers/{provider_id}" if place == "unsuspend-provider" else f"renters/{renter_id}"
             self.market.post(f"/api/admin/{whom}/suspend", {"reason": "Filler."}, **ADMIN)
-        if place in OPERATORS_OWN:
+        if OWN_VARIABLE in code:
             own = asyncio.run(self._join(f"Own {number}"))
-            keys["DCP_ADMIN_TOKEN"] = own.key
+            keys[OWN_VARIABLE] = own.key
         if "webhook" in place:
             self._set_webhooks(renter)
         needed = set(re.findall(r"\b[A-Z]+_ID\b|\bNAME\b|\bMODEL\b", code))
@@ -250,9 +232,8 @@ class Scene:
             "MODEL": lambda: MODEL,
             "NAME": lambda: "result.txt",
             "JOB_ID": lambda: self._job(place, keys),
-            "KEY_ID": lambda: own.key_id if place in OPERATORS_OWN else self._key(renter),
+            "KEY_ID": lambda: own.key_id if OWN_VARIABLE in code else self._key(renter),
             "OPERATOR_ID": lambda: self._invite(f"Invited {number}")[0],
-            "PASSKEY_ID": lambda: own.passkey_id,
             "INPUT_ID": lambda: self._input(renter),
             "FILE_ID": lambda: self._file(renter),
             "BATCH_ID": lambda: self._batch(renter, place),
@@ -335,8 +316,7 @@ class Scene:
             answer = await accept(person.browser, code, person.passkey)
             assert answer.status_code == 200, answer.text
             key_id, key = await person.create_key()
-            listed = await person.browser.send("GET", "/api/admin/me/passkeys")
-            return Joined(key_id, key, int(listed.json()["passkeys"][0]["id"]))
+            return Joined(key_id, key)
 
     def _dispute(self) -> int:
         answer = self._of(self.renter, f"/api/jobs/{self.chat()}/dispute", {"reason": "Filler."})
@@ -345,6 +325,9 @@ class Scene:
     def _set_webhooks(self, renter: str) -> None:
         self._of(renter, "/api/renters/webhook", {"url": "https://renter.example/events"})
         address = {"url": "https://pager.example/dcp"}
+        self.market.post(
+            "/api/admin/webhook/remove", {}, **ADMIN
+        )  # with the test event that it waits to send
         self.market.post("/api/admin/webhook", address, **ADMIN)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from dcp.v1 import options_pb2
+from dcp.v1 import errors_pb2, options_pb2
 
 from gateway.dialects.table import DIALECTS
 from gateway.doors import doors as served_doors
@@ -274,9 +274,18 @@ def test_groups_are_in_the_order_of_their_positions() -> None:
 
 def test_samples_are_code_that_compiles() -> None:
     for operation in Reference(document(discover()), ENGLISH).operations:
+        if not operation.samples:
+            continue
         samples = {sample.language: sample.code for sample in operation.samples}
         compile(samples["python"], operation.slug, "exec")
         assert "dcp-" not in samples["curl"], "a sample takes its key from the environment"
+
+
+def test_only_what_needs_a_passkey_has_no_samples() -> None:
+    of_passkeys = {errors_pb2.ERROR_REASON_LOG_IN_NEEDED, errors_pb2.ERROR_REASON_PASSKEY_REFUSED}
+    needing = {b.method.name.lower() for b in BINDINGS if of_passkeys & set(b.rule.reasons)}
+    operations = Reference(document(discover()), ENGLISH).operations
+    assert needing == {each.slug.replace("-", "") for each in operations if not each.samples}
 
 
 BY_COOKIES = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain.incidents import LOST_WITHIN_SECONDS, Incident, Room
 from server.domain.jobs import JobState
+from server.domain.leases import LIVE_SECONDS
 from server.domain.placement import Obstacle
 from server.domain.queue import JobCondition
 from server.domain.recent_calls import CallFigures, RecentCalls
@@ -110,7 +111,7 @@ class MarketHealth:
             [Waiting(kind, *glance(kind, self._fleet, now_ms)) for kind in queues],
             has_more,
             len(present),
-            incidents.away_since(now_ms - LOST_WITHIN_SECONDS * 1000),
+            incidents.away_since(now_ms - LOST_WITHIN_SECONDS * 1000, now_ms - int(LIVE_SECONDS * 1000)),
             sum(presence.used_slots for presence in present),
             sum(presence.slots for presence in present),
             self._calls.figures(self._clock.now()),

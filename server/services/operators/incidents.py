@@ -156,7 +156,8 @@ class Incidents:
     async def _read_sessions(self, known: Incident | None) -> list[Reading]:
         now_ms = ms(self._clock)
         since_ms = now_ms - rules.LOST_WITHIN_SECONDS * 1000
-        lost = await self._database.read(lambda: incidents.away_since(since_ms))
+        live_ms = now_ms - int(LIVE_SECONDS * 1000)
+        lost = await self._database.read(lambda: incidents.away_since(since_ms, live_ms))
         return [rules.lost_sessions(len(self._fleet.all()), lost, known, self._thresholds, now_ms)]
 
 

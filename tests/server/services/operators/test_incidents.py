@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dcp.v1 import admin_pb2, jobs_pb2
+from dcp.v1 import admin_pb2, jobs_pb2, oversight_pb2
 from dcp.v1 import incidents_pb2 as pb
 
 from server.domain.incidents import (
@@ -266,6 +266,24 @@ async def test_disk_that_cannot_be_read_or_hangs_stops_no_other_reading(
     await asyncio.sleep(0.1)
     await incidents.tick()
     await incidents.tick()
+
+
+async def test_provider_whose_heartbeats_come_by_post_has_not_gone_away(any_market: Market) -> None:
+    market = any_market
+    now_ms = int(market.clock.now() * 1000)
+    for _ in range(3):
+        await market.set_provider(await market.provider(), last_heartbeat_ms=now_ms)
+
+    async def lost() -> int:
+        health = await market.oversight_service.GetHealth(
+            oversight_pb2.GetHealthRequest(), metadata=market.admin_metadata
+        )
+        return int(health.sessions.lost)
+
+    await market.later(20)
+    assert await lost() == 0
+    await market.later(20)
+    assert await lost() == 3
 
 
 async def test_daemons_that_go_away_at_once_are_an_incident_until_most_are_back(any_market: Market) -> None:
