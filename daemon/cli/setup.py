@@ -22,6 +22,7 @@ from daemon.cli.gpu_checks import described
 from daemon.cli.model_download import ModelError, Progress
 from daemon.cli.questions import NoAnswerError, Questions, missing_flags
 from daemon.cli.server_question import ask_for_server, needs_authorities, usual_authorities
+from daemon.cli.status import printable
 from daemon.config import identity
 from daemon.config import text as config_text
 from daemon.config.characters import described as described_character
@@ -29,6 +30,7 @@ from daemon.config.characters import fault_at
 from daemon.config.config import VARIABLES, Config, ModelFile, config_path, load
 from daemon.config.file import read_file
 from daemon.config.identity import Identity, IdentityError
+from daemon.engines import gguf
 from daemon.machine.gpus.watched import detect
 from daemon.service import unit
 from daemon.service.fetch import FetchError
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
     except NoAnswerError as error:
         raise SetupError(f"{error}; nothing was changed") from None
     except (ModelError, FetchError, model_servers.PullError) as error:
-        raise SetupError(str(error)) from None
+        raise SetupError(printable(str(error))) from None
 
 
 def next_command(config: Config) -> str:
@@ -77,8 +79,8 @@ class _Setup:
         self._questions = Questions(sys.stdin.isatty() and not arguments.yes)
         self._path = config_path(environ, arguments.config)
         self._environ = dict(environ) | _settings_of(arguments)
-        file = read_file(self._path, [variable.name for variable in VARIABLES])
-        self._in_file = dict(file.settings) if file else {}
+        self._file = read_file(self._path, [variable.name for variable in VARIABLES])
+        self._in_file = dict(self._file.settings) if self._file else {}
 
     def run(self) -> None:
         config = self._settle_server()
@@ -91,6 +93,8 @@ class _Setup:
         if added is not None:
             kept = self._named_models(config)
             config = replace(config, models=(*(each for each in kept if each.name != added.name), added))
+            if added.embeds:
+                self._note_embedding(added.name)
         self._write(config, new)
 
     # --- server and key ---
@@ -223,9 +227,9 @@ class _Setup:
 
     def _named_models(self, config: Config) -> tuple[ModelFile, ...]:
         """Those of the settings, without the bundled one that is served only where there is no other."""
-        file = read_file(self._path, [variable.name for variable in VARIABLES])
         is_named = "DCP_MODELS" in self._environ or "DCP_MODELS" in self._in_file
-        return config.models if is_named or (file and file.models is not None) else ()
+        has_table = self._file is not None and self._file.models is not None
+        return config.models if is_named or has_table else ()
 
     def _download(self, config: Config, name: str) -> ModelFile:
         folder = self._given.folder or config.state_dir / "models"
@@ -237,6 +241,7 @@ class _Setup:
                 _say(f"would download {file.source} to {file.target}")
             return ModelFile(name, model.path)
         config_text.check_writable(self._path)
+        made = [] if folder.exists() else [folder.absolute()]
         model_download.Download(
             model,
             model_download.room(config.engine_environment),
@@ -244,8 +249,13 @@ class _Setup:
             anyway=self._given.anyway,
             is_terminal=sys.stdout.isatty(),
         ).run()
-        _give(config.state_dir, folder.absolute(), model.path.parent, *model.path.parent.iterdir())
-        return ModelFile(name, model.path)
+        _give(config.state_dir, *made, model.path.parent, *model.path.parent.iterdir())
+        return ModelFile(name, model.path, embeds=gguf.has_pooling(model.path))
+
+    def _note_embedding(self, name: str) -> None:
+        says = self._in_file | {key: text for key, text in self._environ.items() if text}
+        names = [each.strip() for each in says.get("DCP_EMBEDDING_MODELS", "").split(",") if each.strip()]
+        self._environ["DCP_EMBEDDING_MODELS"] = ",".join(dict.fromkeys([*names, name]))
 
     def _pull(self, config: Config, name: str, ollama: model_servers.ModelServer | None) -> None:
         model_download.checked_name(name)
@@ -253,7 +263,12 @@ class _Setup:
             raise SetupError(
                 "no Ollama answers that could download it: give --from, an https address or a file"
             )
-        if name not in ollama.models:
+        if config.attached_url not in (None, ollama.url):
+            raise SetupError(
+                f"DCP_ATTACHED_URL is {config.attached_url}, and this Ollama is at {ollama.url}: the daemon "
+                "attaches one model server; take that setting away, or give --from"
+            )
+        if name not in ollama.models and f"{name}:latest" not in ollama.models:
             question = f"Have the Ollama at {ollama.url} download {name}?"
             if self._questions.is_terminal and not self._questions.agree(question, usually=True):
                 raise SetupError("no model was downloaded: give --from, an https address or a file")
@@ -341,4 +356,4 @@ def _give(state_dir: Path, *paths: Path) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"  {text}", flush=True)  # noqa: T201
+    print(f"  {printable(text)}", flush=True)  # noqa: T201

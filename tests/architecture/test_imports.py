@@ -181,7 +181,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "daemon.runners.input_files": ("daemon.app", "daemon.config", "daemon.runners", "daemon.work"),
     "daemon.runners.process": ("daemon.__main__", "daemon.runners.choose"),
-    "daemon.engines": ("daemon.__main__", "daemon.cli.doctor", "daemon.cli.model_download"),
+    "daemon.engines": (
+        "daemon.__main__",
+        "daemon.cli.doctor",
+        "daemon.cli.model_download",
+        "daemon.cli.setup",
+    ),
     "daemon.engines.attached": ("daemon.cli.doctor", "daemon.cli.model_servers", "daemon.engines.build"),
     "daemon.engines.container_spec": ("daemon.config", "daemon.engines"),
     "daemon.foreign": ("daemon.cli.model_servers", "daemon.engines", "daemon.service"),
@@ -192,7 +197,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.cli.setup": ("daemon.__main__",),
     "daemon.cli.snapshot": ("daemon.app",),
     "daemon.cli.account": ("daemon.__main__",),
-    "daemon.cli.status": ("daemon.__main__", "daemon.cli.account", "daemon.cli.doctor"),
+    "daemon.cli.status": (
+        "daemon.__main__",
+        "daemon.cli.account",
+        "daemon.cli.doctor",
+        "daemon.cli.setup",
+    ),
     "daemon.service": ("daemon.__main__", "daemon.cli"),
     "daemon.service.version": (
         "daemon.__main__",

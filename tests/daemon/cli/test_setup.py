@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import stat
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from daemon.cli import model_servers
 from tests.daemon.cli.test_registration import NO_OLLAMA, Terminal, settings
 from tests.daemon.fake_server import GOOD_KEY, eventually, fake_server
 from tests.daemon.test_main import command, run
@@ -36,7 +40,16 @@ def model_file(size: int = 5 * MIB, **numbers: int) -> bytes:
 
 MODEL = model_file()
 DIGEST = hashlib.sha256(MODEL).hexdigest()
-BASE = ("setup", "--yes", "--no-attach", "--server", "127.0.0.1:1")
+BASE = ("setup", "--yes", "--no-attach")
+ENVIRON = dict(NO_OLLAMA)
+"""With a server that answers, as `doctor` would wait for one that does not."""
+
+
+@pytest.fixture(autouse=True)
+async def market() -> AsyncIterator[None]:
+    async with fake_server() as server:
+        ENVIRON["DCP_SERVER"] = server.address
+        yield
 
 
 def asking(server: FileServer, *more: str, path: str = "m.gguf") -> tuple[str, ...]:
@@ -56,7 +69,7 @@ def leftovers(state: Path) -> list[str]:
 
 async def test_model_is_downloaded_verified_and_served(tmp_path: Path) -> None:
     async with serving_file(MODEL) as server:
-        _, out, err = await run(*asking(server, "--sha256", DIGEST), state=tmp_path, **NO_OLLAMA)
+        _, out, err = await run(*asking(server, "--sha256", DIGEST), state=tmp_path, **ENVIRON)
     assert place(tmp_path).read_bytes() == MODEL
     assert leftovers(tmp_path) == ["m.gguf"]
     assert "m.gguf: 0.00 GiB" in out
@@ -71,9 +84,18 @@ async def test_model_is_downloaded_verified_and_served(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+async def test_progress_is_one_line_in_a_terminal(tmp_path: Path) -> None:
+    async with (
+        serving_file(MODEL) as server,
+        Terminal(*asking(server), state=tmp_path, **ENVIRON) as terminal,
+    ):
+        await terminal.sees("\r  m.gguf: 0.00 GiB of 0.00 GiB, 100 %")
+        await terminal.sees("next: dcp-daemon register")
+
+
 async def test_digest_that_nobody_stated_is_shown(tmp_path: Path) -> None:
     async with serving_file(MODEL) as server:
-        _, out, _ = await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        _, out, _ = await run(*asking(server), state=tmp_path, **ENVIRON)
     assert f"SHA-256 {DIGEST}; NOT VERIFIED" in out
 
 
@@ -84,7 +106,7 @@ async def test_wrong_digest_leaves_nothing(tmp_path: Path, whose: str) -> None:
         flags = ("--sha256", wrong.hexdigest()) if whose == "flag" else ()
         if whose == "header":
             server.headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(wrong.digest()).decode()}:"
-        status, _, err = await run(*asking(server, *flags), state=tmp_path, **NO_OLLAMA)
+        status, _, err = await run(*asking(server, *flags), state=tmp_path, **ENVIRON)
     assert status == 2
     assert f"has the SHA-256 {DIGEST}, not {wrong.hexdigest()}: nothing of it is kept" in err
     assert leftovers(tmp_path) == []
@@ -94,7 +116,7 @@ async def test_wrong_digest_leaves_nothing(tmp_path: Path, whose: str) -> None:
 async def broken_off(server: FileServer, state: Path) -> None:
     """A download that was killed in the middle."""
     server.stalls_after = 3 * MIB
-    async with command(*asking(server), state=state, **NO_OLLAMA) as running:
+    async with command(*asking(server), state=state, **ENVIRON) as running:
         part = place(state).with_name("m.gguf.part")
         await eventually(lambda: part.exists() and part.stat().st_size >= 2 * MIB, 30)
         running.process.kill()
@@ -107,7 +129,7 @@ async def test_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
         server.headers["ETag"] = '"one"'
         await broken_off(server, tmp_path)
         kept = place(tmp_path).with_name("m.gguf.part").stat().st_size
-        _, out, _ = await run(*asking(server, "--sha256", DIGEST), state=tmp_path, **NO_OLLAMA)
+        _, out, _ = await run(*asking(server, "--sha256", DIGEST), state=tmp_path, **ENVIRON)
         assert server.asked == [("/m.gguf", ""), ("/m.gguf", f"bytes={kept}-")]
     assert kept >= 2 * MIB
     assert place(tmp_path).read_bytes() == MODEL
@@ -121,7 +143,7 @@ async def test_download_begins_anew_if_the_source_changed(tmp_path: Path) -> Non
         server.headers["ETag"] = '"one"'
         await broken_off(server, tmp_path)
         server.content, server.headers["ETag"] = other, '"two"'
-        await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        await run(*asking(server), state=tmp_path, **ENVIRON)
         assert server.asked[1][1].startswith("bytes=")
     assert place(tmp_path).read_bytes() == other
 
@@ -129,7 +151,7 @@ async def test_download_begins_anew_if_the_source_changed(tmp_path: Path) -> Non
 async def test_source_that_cannot_say_whether_it_changed_is_not_gone_on_with(tmp_path: Path) -> None:
     async with serving_file(MODEL) as server:
         await broken_off(server, tmp_path)
-        await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        await run(*asking(server), state=tmp_path, **ENVIRON)
         assert [asked for _, asked in server.asked] == ["", ""]
     assert place(tmp_path).read_bytes() == MODEL
 
@@ -137,7 +159,7 @@ async def test_source_that_cannot_say_whether_it_changed_is_not_gone_on_with(tmp
 async def test_connection_that_breaks_is_taken_up_again_at_once(tmp_path: Path) -> None:
     async with serving_file(MODEL) as server:
         server.headers["ETag"], server.breaks_after = '"one"', 2 * MIB
-        await run(*asking(server, "--sha256", DIGEST), state=tmp_path, **NO_OLLAMA)
+        await run(*asking(server, "--sha256", DIGEST), state=tmp_path, **ENVIRON)
         assert len(server.asked) == 2
         assert server.asked[1][1].startswith("bytes=")
     assert place(tmp_path).read_bytes() == MODEL
@@ -147,7 +169,7 @@ async def test_connection_that_breaks_is_taken_up_again_at_once(tmp_path: Path) 
 async def test_redirection_to_another_scheme_is_refused(tmp_path: Path, location: str) -> None:
     async with serving_file(MODEL) as server:
         server.location = location
-        status, _, err = await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        status, _, err = await run(*asking(server), state=tmp_path, **ENVIRON)
     assert status == 2
     assert f"{location} is not https" in err
     assert not place(tmp_path).exists()
@@ -156,12 +178,12 @@ async def test_redirection_to_another_scheme_is_refused(tmp_path: Path, location
 async def test_model_that_is_too_large_is_refused_with_numbers_before_it_comes(tmp_path: Path) -> None:
     async with serving_file(MODEL) as server:
         server.headers["Content-Length"] = str(100 << 40)
-        status, _, err = await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        status, _, err = await run(*asking(server), state=tmp_path, **ENVIRON)
         assert status == 2
         assert "acme/m takes about 125829376 MiB (its files 104857600 MiB" in err
         assert "or take it with --anyway" in err
         # The disk has no such way out.
-        status, _, err = await run(*asking(server, "--anyway"), state=tmp_path, **NO_OLLAMA)
+        status, _, err = await run(*asking(server, "--anyway"), state=tmp_path, **ENVIRON)
     assert status == 2
     assert "102400.00 GiB are still to come" in err
     assert not place(tmp_path).exists()
@@ -170,14 +192,14 @@ async def test_model_that_is_too_large_is_refused_with_numbers_before_it_comes(t
 async def test_context_that_the_file_describes_counts(tmp_path: Path) -> None:
     shape = {"block_count": 1000, "attention.head_count": 4000, "embedding_length": 4_000_000_000}
     async with serving_file(model_file(**shape)) as server:
-        status, _, err = await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        status, _, err = await run(*asking(server), state=tmp_path, **ENVIRON)
     assert status == 2
     assert "its files 4 MiB, its context 31250000000 MiB" in err
 
 
 async def test_page_instead_of_a_model_is_refused(tmp_path: Path) -> None:
     async with serving_file(b"<html>please log in</html>") as server:
-        status, _, err = await run(*asking(server), state=tmp_path, **NO_OLLAMA)
+        status, _, err = await run(*asking(server), state=tmp_path, **ENVIRON)
     assert status == 2
     assert "is not a GGUF file" in err
     assert not place(tmp_path).exists()
@@ -191,13 +213,13 @@ async def test_manifest_names_files(tmp_path: Path) -> None:
     files = [{"name": "notes.txt"}, {"name": "m.gguf", "size": len(MODEL), "sha256": DIGEST}]
     (source / "m.json").write_text(json.dumps({"files": files}))
     arguments = (*BASE, "--model", "acme/m", "--from", str(source / "m.json"))
-    _, out, err = await run(*arguments, state=tmp_path, **NO_OLLAMA)
+    _, out, err = await run(*arguments, state=tmp_path, **ENVIRON)
     assert settings(tmp_path)["models"] == {"acme/m": str(place(tmp_path))}, err
     assert leftovers(tmp_path) == ["m.gguf", "notes.txt"]
     assert f"is right: {DIGEST}" in out
     # What is there is not downloaded again.
     (source / "m.gguf").unlink()
-    _, out, _ = await run(*arguments, state=tmp_path, **NO_OLLAMA)
+    _, out, _ = await run(*arguments, state=tmp_path, **ENVIRON)
     assert f"is there already, SHA-256 {DIGEST}" in out
 
 
@@ -205,7 +227,7 @@ async def test_manifest_names_files(tmp_path: Path) -> None:
 async def test_manifest_cannot_write_elsewhere(tmp_path: Path, name: str) -> None:
     (tmp_path / "m.json").write_text(json.dumps({"files": [{"name": name, "url": "m.gguf"}]}))
     arguments = (*BASE, "--model", "acme/m", "--from", str(tmp_path / "m.json"))
-    status, _, err = await run(*arguments, state=tmp_path, **NO_OLLAMA)
+    status, _, err = await run(*arguments, state=tmp_path, **ENVIRON)
     assert status == 2
     assert f"{name!r} cannot be the name of a file" in err
 
@@ -224,13 +246,12 @@ async def test_settings_that_are_there_stay_and_a_dry_run_changes_nothing(tmp_pa
     (folder / "config.toml").write_text(mine)
     (folder / "config.toml").chmod(0o600)
     async with serving_file(MODEL) as server:
-        arguments = [each for each in asking(server) if each not in ("--server", "127.0.0.1:1")]
-        status, out, _ = await run(*arguments, "--dry-run", state=tmp_path, **NO_OLLAMA)
+        status, out, _ = await run(*asking(server), "--dry-run", state=tmp_path, **NO_OLLAMA)
         assert status == 0
         assert f'"acme/m" = "{place(tmp_path)}"' in out
         assert (folder / "config.toml").read_text() == mine
         assert server.asked == []
-        await run(*arguments, state=tmp_path, **NO_OLLAMA)
+        await run(*asking(server), state=tmp_path, **NO_OLLAMA)
     written = settings(tmp_path)
     assert (written["server"], written["max_temp_c"]) == ("127.0.0.1:2", 80)
     assert written["models"] == {"acme/old": "/models/old.gguf", "acme/m": str(place(tmp_path))}
@@ -241,10 +262,10 @@ async def test_key_of_a_file_is_stored_once_the_server_knows_it(tmp_path: Path) 
     (tmp_path / "wrong").write_text("dcp-provider-bad\n")
     async with fake_server() as server:
         flags = ("setup", "--yes", "--no-attach", "--server", server.address, "--key-file")
-        status, out, err = await run(*flags, str(tmp_path / "wrong"), state=tmp_path, **NO_OLLAMA)
+        status, out, err = await run(*flags, str(tmp_path / "wrong"), state=tmp_path, **ENVIRON)
         assert status == 2
         assert "the provider key cannot be used: the server refused it" in err
-        _, out, err = await run(*flags, str(tmp_path / "key"), state=tmp_path, **NO_OLLAMA)
+        _, out, err = await run(*flags, str(tmp_path / "key"), state=tmp_path, **ENVIRON)
     stored = tmp_path / "dcp" / "identity.json"
     assert json.loads(stored.read_text())["api_key"] == GOOD_KEY
     assert stat.S_IMODE(stored.stat().st_mode) == 0o600
@@ -268,6 +289,73 @@ async def test_terminal_asks_only_for_server_and_key(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "dcp" / "identity.json").read_text())["api_key"] == GOOD_KEY
 
 
+class ContainerEngine:
+    """A Docker Engine with two images, of which one has no name."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers a request."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1].partition(b"?")[0]
+            answers = {
+                b"version": {"Version": "29.1", "ApiVersion": "1.44", "Components": [{"Name": "Engine"}]},
+                b"info": {"Architecture": "x86_64"},
+                b"json": [{"RepoTags": ["acme/trainer:2", "<none>:<none>"]}, {"RepoTags": None}],
+            }
+            body = json.dumps(answers[path.rpartition(b"/")[2]]).encode()
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize(("answer", "images"), [("y", "acme/trainer:2"), ("", None)])
+async def test_images_that_are_there_are_run_only_if_the_provider_says_so(
+    tmp_path: Path, answer: str, images: str | None
+) -> None:
+    socket = tmp_path / "engine.sock"
+    listener = await asyncio.start_unix_server(ContainerEngine().serve, socket)
+    environ = {"DCP_CONTAINER_SOCKET": str(socket), "DCP_PROVIDER_KEY": GOOD_KEY, **ENVIRON}
+    async with listener, fake_server() as server:
+        flags = ("setup", "--no-attach", "--server", server.address)
+        status, _, err = await run(*flags, state=tmp_path, **environ)
+        assert (status, "give --images, or --yes" in err) == (2, True)
+        async with Terminal(*flags, state=tmp_path, **environ) as terminal:
+            await terminal.sees(f"engine 29.1 at {socket}")
+            await terminal.sees("image acme/trainer:2")
+            await terminal.answers("May jobs run these 1 images, and no others? [y/N]", answer)
+            await terminal.sees("next: dcp-daemon run")
+    assert settings(tmp_path).get("container_images") == images
+
+
+def test_servers_at_usual_ports_are_found_if_they_serve_a_model() -> None:
+    script = Script(models=[{"id": "acme/served"}])
+    with openai_server(script, at_root=True) as url:
+        port = urlsplit(url).port or 0
+        ports = (("vLLM", port), ("LM Studio", 1))
+        assert list(model_servers.others(ports)) == [("vLLM", url, ["acme/served"])]
+        script.list_answer = Raw(status=401)
+        assert list(model_servers.others(ports)) == []
+
+
+async def test_server_that_is_attached_already_is_not_replaced(tmp_path: Path) -> None:
+    script = Script(models=[], ollama=Ollama(pull=Raw()))
+    with openai_server(script, at_root=True) as url:
+        environ = ENVIRON | {
+            "OLLAMA_HOST": url.removesuffix("/v1"),
+            "DCP_ATTACHED_URL": "http://127.0.0.1:1/v1",
+        }
+        status, _, err = await run(*BASE, "--model", "acme/m", state=tmp_path, **environ)
+    assert status == 2
+    assert "the daemon attaches one model server" in err
+    assert script.requests == []
+
+
+async def test_model_that_makes_embeddings_is_set_as_one(tmp_path: Path) -> None:
+    async with serving_file(model_file(pooling_type=1)) as server:
+        await run(*asking(server), state=tmp_path, **ENVIRON)
+        assert settings(tmp_path)["embedding_models"] == "acme/m"
+
+
 def layer(done: int, total: int = 1000) -> dict[str, object]:
     """How far the download of one layer is."""
     return {"status": "pulling a", "digest": "sha256:a", "total": total, "completed": done}
@@ -288,7 +376,7 @@ async def test_ollama_downloads_a_model(
     lines = "".join(f"{json.dumps(event)}\n" for event in events)
     script = Script(models=[], ollama=Ollama(pull=Raw(lines.encode())))
     with openai_server(script, at_root=True) as url:
-        environ = {"OLLAMA_HOST": url.removesuffix("/v1")}
+        environ = ENVIRON | {"OLLAMA_HOST": url.removesuffix("/v1")}
         status, out, err = await run(*BASE, "--model", "acme/m", state=tmp_path, **environ)
     assert script.requests == [{"model": "acme/m", "stream": True}]
     if message:
@@ -302,9 +390,9 @@ async def test_ollama_downloads_a_model(
 async def test_two_downloads_do_not_write_one_file(tmp_path: Path) -> None:
     async with serving_file(MODEL) as server:
         server.stalls_after = 3 * MIB
-        async with command(*asking(server), state=tmp_path, **NO_OLLAMA):
+        async with command(*asking(server), state=tmp_path, **ENVIRON):
             part = place(tmp_path).with_name("m.gguf.part")
             await eventually(lambda: part.exists() and part.stat().st_size >= MIB, 30)
-            status, _, err = await asyncio.wait_for(run(*asking(server), state=tmp_path, **NO_OLLAMA), 60)
+            status, _, err = await asyncio.wait_for(run(*asking(server), state=tmp_path, **ENVIRON), 60)
     assert status == 2
     assert "is being written by another download" in err
