@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import ssl
 import stat
 import struct
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
 from daemon.cli import model_servers
 from tests.daemon.cli.test_registration import NO_OLLAMA, Terminal, settings
@@ -138,7 +140,7 @@ async def test_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 async def test_download_begins_anew_if_the_source_changed(tmp_path: Path) -> None:
-    other = MODEL[:-MIB] + bytes(MIB)
+    other = MODEL[:MIB] + bytes(MIB) + MODEL[2 * MIB :]  # also in what was there already
     async with serving_file(MODEL) as server:
         server.headers["ETag"] = '"one"'
         await broken_off(server, tmp_path)
@@ -173,6 +175,23 @@ async def test_redirection_to_another_scheme_is_refused(tmp_path: Path, location
     assert status == 2
     assert f"{location} is not https" in err
     assert not place(tmp_path).exists()
+
+
+async def test_what_began_encrypted_stays_so_towards_this_machine_too(tmp_path: Path) -> None:
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    environ = {**ENVIRON, "SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+    async with serving_file(MODEL, tls) as server, serving_file(MODEL) as other:
+        source = f"https://localhost:{server.port}/m.gguf"
+        server.location = f"http://127.0.0.1:{other.port}/file"
+        flags = (*BASE, "--model", "acme/m", "--from", source)
+        status, _, err = await run(*flags, state=tmp_path, **environ)
+        assert (status, other.asked) == (2, [])
+        assert f"{server.location} is not https" in err
+        server.location = ""
+        await run(*flags, state=tmp_path, **environ)
+    assert place(tmp_path).read_bytes() == MODEL
 
 
 async def test_model_that_is_too_large_is_refused_with_numbers_before_it_comes(tmp_path: Path) -> None:
