@@ -83,6 +83,10 @@ class _Setup:
         self._in_file = dict(self._file.settings) if self._file else {}
 
     def run(self) -> None:
+        if (self._given.source or self._given.sha256) and not self._given.model:
+            raise SetupError("--from and --sha256 need --model, the public name of what is downloaded")
+        if self._given.sha256 and not self._given.source:
+            raise SetupError("--sha256 needs --from: Ollama verifies what it downloads itself")
         config = self._settle_server()
         engine = self._look_around(config)
         self._check_flags(config, engine)

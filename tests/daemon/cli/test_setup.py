@@ -258,6 +258,22 @@ async def test_without_a_terminal_every_missing_option_is_named(tmp_path: Path) 
     assert "--from, or --yes" in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--from", "m.gguf"), "--from and --sha256 need --model"),
+        (("--model", "a/b", "--sha256", DIGEST), "--sha256 needs --from"),
+        (("--model", "a/b", "--from", "m.gguf", "--sha256", "abc"), "must be 64 hexadecimal digits"),
+        (("--model", "a,b=c", "--from", "m.gguf"), "is no model's name"),
+        (("--model", "a/b", "--from", "/no/such.gguf"), "/no/such.gguf cannot be copied"),
+    ],
+)
+async def test_wrong_options_are_named(tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
+    status, _, err = await run(*BASE, *flags, state=tmp_path, **ENVIRON)
+    assert status == 2
+    assert message in err
+
+
 async def test_settings_that_are_there_stay_and_a_dry_run_changes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / ".config" / "dcp-daemon"
     folder.mkdir(parents=True)
