@@ -1,4 +1,4 @@
-"""The command `dcp-daemon`: register, run, doctor, status, health, drain, update, unit, and the account's.
+"""The command `dcp-daemon`: from setup and register to run, update, and what concerns the account.
 
 It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
@@ -98,6 +98,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from daemon.cli import setup
+
+    logs.set_up("warning", os.environ)
+    try:
+        setup.run(arguments, os.environ)
+    except setup.SetupError as error:
+        logs.report_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
+        return 2
+    if arguments.dry_run:
+        return 0
+    status = _doctor(arguments)
+    print(f"next: {setup.next_command(_configured(arguments))}")
+    return status
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -200,6 +216,7 @@ def _unit(arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "setup": _setup,
     "register": _register,
     "run": _run,
     "doctor": _doctor,

@@ -10,6 +10,23 @@ from daemon.service import unit
 from daemon.service.version import daemon_version
 
 _WHICH_GPU = "which, as dcp-daemon status shows it"
+_START = """start here:
+  dcp-daemon register --name 'My node' --email me@example.com
+  dcp-daemon setup
+  dcp-daemon run
+"""
+_SETUP_EXAMPLES = """examples:
+  dcp-daemon setup                                  # asks for what is missing
+  dcp-daemon setup --dry-run                        # shows the settings, changes nothing
+  dcp-daemon setup --model llama3.2                 # the Ollama that runs here downloads it
+  dcp-daemon setup --model Qwen/Qwen2.5-7B-Instruct --from https://models.example.com/qwen2.5-7b-q4.gguf \\
+      --sha256 DIGEST                               # the same command goes on after a break
+  dcp-daemon setup --model acme/big --from https://models.example.com/big.json   # several files
+  dcp-daemon setup --yes --server market.example.com:50051 --key-file key.txt    # for scripts
+
+A manifest is {"files": [{"name": "big-1.gguf", "url": "big-1.gguf", "size": 123, "sha256": "..."}]};
+url, beside the manifest, size and sha256 may be left out.
+"""
 _Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 
@@ -24,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     command_line.add_argument("--version", action="version", version=daemon_version())
     command_line.add_argument("--config", metavar="FILE", help="file of settings, instead of DCP_CONFIG")
     commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_setup(commands)
     _add_register(commands)
     run = commands.add_parser(
         "run", help="hold the session and run jobs; SIGTERM drains, SIGHUP reads settings again"
@@ -42,6 +60,43 @@ def parser() -> argparse.ArgumentParser:
     _add_update(commands)
     _add_unit(commands)
     return command_line
+
+
+def _add_setup(commands: _Commands[argparse.ArgumentParser]) -> None:
+    setup = commands.add_parser(
+        "setup",
+        help="find what this machine has, download a model, write the settings",
+        description="Finds GPUs, model servers and a container engine, asks only for what it cannot see, and "
+        "writes the file of settings; what is set there stays.",
+        epilog=_SETUP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    setup.add_argument("--server", help="the server, as host:port")
+    setup.add_argument("--tls-ca", metavar="FILE", help="authorities that the server is checked with")
+    setup.add_argument("--insecure", action="store_true", help="send the key in plain to another machine")
+    setup.add_argument("--key-file", metavar="FILE", help="file of the provider key, if there is one already")
+    setup.add_argument("--images", metavar="NAMES", help='images that jobs may run; "" for none')
+    setup.add_argument("--model", metavar="NAME", help="download this model, under its public name")
+    setup.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL|FILE",
+        help="where it is: a GGUF file, or a manifest (.json) that names files",
+    )
+    setup.add_argument("--sha256", metavar="DIGEST", help="what the file, or the manifest, must have")
+    setup.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where models go; default: DCP_STATE_DIR/models"
+    )
+    setup.add_argument("--anyway", action="store_true", help="take a model that does not fit the memory")
+    setup.add_argument(
+        "--no-attach",
+        dest="attach",
+        action="store_false",
+        help="do not offer the model server that runs here",
+    )
+    setup.add_argument("--yes", action="store_true", help="ask nothing, and take what is usual")
+    setup.add_argument("--dry-run", action="store_true", help="show what it would write; change nothing")
+    setup.set_defaults(json=False, allow_process_runner=False)
 
 
 def _add_register(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -134,5 +189,4 @@ def _epilog() -> str:
         f"  {variable.name:<22}{variable.meaning} Default: {variable.default or 'none'}"
         for variable in VARIABLES
     ]
-    start = "start here:\n  dcp-daemon register --name 'My node' --email me@example.com\n  dcp-daemon run\n"
-    return "\n".join([start, "environment, or small letters without DCP_ in the file of settings:", *lines])
+    return "\n".join([_START, "environment, or small letters without DCP_ in the file of settings:", *lines])

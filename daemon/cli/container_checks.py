@@ -97,6 +97,17 @@ async def _engine_image(config: Config) -> Finding:
     return Finding(Level.OK, f"engine container: {config.engine.image} is there")
 
 
+async def images_of(socket: Path) -> tuple[str, list[str]] | None:
+    """What the container engine at this socket is called, and the images it has; None: it does not answer."""
+    docker = Docker(str(socket))
+    try:
+        return _named(await docker.facts()).removeprefix("container "), await docker.image_names()
+    except (DockerUnavailableError, DockerRefusedError):
+        return None
+    finally:
+        await docker.close()
+
+
 async def _facts(socket: str) -> EngineFacts:
     docker = Docker(socket)
     try:

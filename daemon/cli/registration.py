@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from dcp.v1 import providers_pb2
 
 from daemon import link
-from daemon.cli import ollama
+from daemon.cli import model_servers
 from daemon.cli.questions import NoAnswerError, Questions, missing_flags
+from daemon.cli.server_question import ask_for_server, checked
 from daemon.config import text as config_text
-from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
+from daemon.config.config import Config, ConfigError, config_path, from_env, load
 from daemon.config.encoding import decoded
 from daemon.config.identity import Identity, IdentityError, identity_path, save
-from daemon.machine import durable
 from daemon.machine.gpus.none import os_info
 from daemon.machine.gpus.watched import detect
 
-SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
@@ -73,7 +69,8 @@ class _Registration:
         )
         if not writes:
             return answer
-        _write(self._path, text)
+        # It has no secrets, and the service's user must read what root wrote.
+        config_text.write(self._path, text, mode=0o644)
         text = "is not saved there, as others can read it: set it where dcp-daemon run starts"
         unsaved = [name for name in config_text.SECRETS if self._environ.get(name)]
         note = "".join(f"\n{name} {text}" for name in unsaved)
@@ -84,7 +81,7 @@ class _Registration:
     def _settle_config(self) -> Config:
         """The configuration by flags, environment, file and, in a terminal, answers."""
         if self._questions.is_terminal and not self._path.exists():
-            self._ask_for_server()
+            ask_for_server(self._questions, self._environ)
         config = load(self._environ, self._given.config, must_exist=False)
         if self._questions.is_terminal and not config.models:
             if found := _already_there(config):
@@ -95,8 +92,8 @@ class _Registration:
         return config
 
     def _ask_for_models(self) -> None:
-        found = ollama.find(self._environ)
-        if found is not None:
+        found = model_servers.find(self._environ)
+        if found is not None and found.models:
             names = ", ".join(found.models[:10])
             question = f"Ollama answers at {found.url} with {names}: serve its models?"
             if self._questions.agree(question, usually=True):
@@ -106,37 +103,10 @@ class _Registration:
         answer = self._questions.ask(question, self._checks_model)
         self._environ["DCP_ATTACHED_URL" if _is_address(answer) else "DCP_MODELS"] = answer
 
-    def _ask_for_server(self) -> None:
-        if not self._environ.get("DCP_SERVER"):
-            answer = self._questions.ask("Server, as host:port", self._checks_server, Config.server)
-            self._environ["DCP_SERVER"] = answer
-        server = self._environ["DCP_SERVER"]
-        if is_loopback(server) or self._environ.get("DCP_TLS_CA") or self._environ.get("DCP_INSECURE"):
-            return
-        default = str(SYSTEM_AUTHORITIES) if SYSTEM_AUTHORITIES.exists() else ""
-        question = "File of the certificate authorities that the server is checked with"
-        self._environ["DCP_TLS_CA"] = self._questions.ask(question, self._checks_tls, default)
-
-    def _checks(self, name: str, text: str) -> str:
-        if not text:
-            raise ValueError("this cannot be empty")
-        trust = {"DCP_INSECURE": "true"} if name == "DCP_SERVER" else {}
-        try:
-            from_env({"HOME": self._environ.get("HOME", ""), name: text, **trust})
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return text
-
-    def _checks_server(self, text: str) -> str:
-        return self._checks("DCP_SERVER", text)
-
-    def _checks_tls(self, text: str) -> str:
-        return self._checks("DCP_TLS_CA", text)
-
     def _checks_model(self, text: str) -> str:
         if _is_address(text):
-            return self._checks("DCP_ATTACHED_URL", text)
-        self._checks("DCP_MODELS", text)
+            return checked("DCP_ATTACHED_URL", text, self._environ)
+        checked("DCP_MODELS", text, self._environ)
         for model in from_env({"DCP_MODELS": text}).models:
             if not model.path.is_file():
                 raise ValueError(f"{model.path} is not a file")
@@ -153,14 +123,7 @@ class _Registration:
                 raise ConfigError(f"{self._path} exists and says something else: --force replaces it")
             if not self._questions.agree(question):
                 return False
-        try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"{self._path.parent} cannot be created: {error.strerror}; set --config"
-            ) from None
-        if not os.access(self._path.parent, os.W_OK):
-            raise ConfigError(f"{self._path.parent} cannot be written: set --config, or become its owner")
+        config_text.check_writable(self._path)
         return True
 
     # --- the provider ---
@@ -241,11 +204,3 @@ def _gpu_model(environment: Mapping[str, str]) -> str:
         return gpus.read().gpu_name
     finally:
         gpus.close()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replaces the file whole or not at all; what was there before is kept beside it."""
-    if path.exists():
-        shutil.copyfile(path, path.with_name(f"{path.name}.old"))
-    # It has no secrets, and the service's user must read what root wrote.
-    durable.replace(path, text, mode=0o644)

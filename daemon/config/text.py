@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 from daemon.config.config import VARIABLES, Config
 from daemon.config.encoding import decoded
-from daemon.config.file import NOT_IN_THE_FILE, key_of
+from daemon.config.file import NOT_IN_THE_FILE, ConfigError, key_of
+from daemon.machine import durable
 
 _HEAD = "# Settings of dcp-daemon: `dcp-daemon --help` lists them all. The environment wins over this file.\n"
 
@@ -64,6 +67,23 @@ def same(one: str, other: str) -> bool:
         return tomllib.loads(one) == tomllib.loads(other)
     except tomllib.TOMLDecodeError:
         return False
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a file of settings. Raises ConfigError if it could not be written there."""
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} cannot be created: {error.strerror}; set --config") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path.parent} cannot be written: set --config, or become its owner")
+
+
+def write(path: Path, text: str, *, mode: int) -> None:
+    """Replaces the file whole or not at all; what was there before is kept beside it."""
+    if path.exists():
+        shutil.copyfile(path, path.with_name(f"{path.name}.old"))
+    durable.replace(path, text, mode=mode)
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -305,4 +305,9 @@ def size_and_more_mib(path: Path) -> int:
         size_mib = sum(file.stat().st_size for file in files) >> 20
     except OSError:
         return 0  # its start will say what is wrong
+    return needed_mib(size_mib)
+
+
+def needed_mib(size_mib: int) -> int:
+    """What a model with files of this size takes: these, and a fifth and more to compute with."""
     return size_mib * 6 // 5 + OVERHEAD_MIB

@@ -20,8 +20,11 @@ from common import tracing
 Client = httpx.AsyncClient
 BlockingClient = httpx.Client
 Response = httpx.Response
+Headers = httpx.Headers
 Timeout = httpx.Timeout
 OK = httpx.codes.OK
+PARTIAL = httpx.codes.PARTIAL_CONTENT
+RANGE_REFUSED = httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE
 FAILURES = (httpx.HTTPError, httpx.InvalidURL)
 """What a request raises that did not get its answer."""
 

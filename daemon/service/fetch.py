@@ -1,11 +1,14 @@
-"""Fetches a release's files from an https address or a folder, never more than was allowed.
+"""Fetches files from an https address or a folder, never more than was allowed.
 
-It must not know what the files are.
+Every download of this program begins with `answering`. It must not know what the files are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +24,10 @@ class FetchError(Exception):
     """A file could not be fetched; the text says why."""
 
 
+class BrokenError(FetchError):
+    """The same, where another try may help."""
+
+
 def fetch(source: str, limit_bytes: int) -> bytes:
     """The content of a URL or a file, up to a limit of bytes. Raises FetchError."""
     return _download(source, limit_bytes) if "://" in source else _read(Path(source), limit_bytes)
@@ -29,6 +36,19 @@ def fetch(source: str, limit_bytes: int) -> bytes:
 def beside(source: str, name: str) -> str:
     """The address of a file in the folder of another."""
     return urljoin(source, name) if "://" in source else str(Path(source).parent / name)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(source: str, data: bytes, sha256: str) -> None:
+    """Raises FetchError if what came of a source has another digest; an empty one is not compared."""
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise FetchError(f"{source} has the SHA-256 {found}, not {sha256.lower()}")
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:
@@ -42,23 +62,41 @@ def _read(path: Path, limit_bytes: int) -> bytes:
     return data
 
 
-def _download(url: str, limit_bytes: int) -> bytes:
-    deadline = time.monotonic() + TOTAL_SECONDS
+@contextmanager
+def answering(url: str, headers: Mapping[str, str]) -> Iterator[http.Response]:
+    """The answer to a GET, after its redirections, whatever its status and without its body yet.
+
+    Raises FetchError, also for what breaks while the body is read.
+    """
     try:
         with http.blocking_client(timeout=TIMEOUT_SECONDS) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 _check_scheme(url)
-                with client.stream("GET", url) as answer:
+                with client.stream("GET", url, headers=dict(headers)) as answer:
                     if not answer.has_redirect_location:
-                        return _body(answer, limit_bytes, deadline)
-                    url = urljoin(url, answer.headers["location"])
+                        yield answer
+                        return
+                    url = _redirected(url, answer.headers["location"])
     except http.FAILURES as error:
-        raise FetchError(f"{url} cannot be fetched: {error}") from None
+        raise BrokenError(f"{url} cannot be fetched: {error}") from None
     raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirections")
 
 
+def _download(url: str, limit_bytes: int) -> bytes:
+    deadline = time.monotonic() + TOTAL_SECONDS
+    with answering(url, {}) as answer:
+        return _body(answer, limit_bytes, deadline)
+
+
+def _redirected(url: str, location: str) -> str:
+    # What began encrypted stays so, also towards this machine.
+    target = urljoin(url, location)
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+        raise FetchError(f"{target} is not https")
+    return target
+
+
 def _check_scheme(url: str) -> None:
-    # Also after each redirection: what began encrypted stays so.
     parts = urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(f"{parts.hostname}:0")):
         return

@@ -23,6 +23,10 @@ class FileServer:
     """The answer comes byte by byte."""
     breaks_after: int | None = None
     """How many bytes the next answer has; the ones after it are whole."""
+    stalls_after: int | None = None
+    """How many bytes the next answer has before nothing more comes of it."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of each answer with the file; with an ETag, a range is given only to who knows it."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """The path and the range of each request."""
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -35,6 +39,9 @@ class FileServer:
             path = head.split()[1]
             ranges = [line.partition(": ")[2] for line in head.split("\r\n") if line.startswith("Range")]
             self.asked.append((path, ranges[0] if ranges else ""))
+            known = [line.partition(": ")[2] for line in head.split("\r\n") if line.startswith("If-Range")]
+            if known and known != [self.headers.get("ETag")]:
+                ranges = []
             await self._answer(path, ranges, writer)
         writer.close()
 
@@ -56,7 +63,15 @@ class FileServer:
             first = int(ranges[0].removeprefix("bytes=").rstrip("-")) if ranges and self.knows_ranges else 0
             status = "206 Partial Content" if first else "200 OK"
             data = self.content[first:]
-            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\n\r\n".encode())
+            headers = {"Content-Length": str(len(data)), **self.headers}
+            if first:
+                headers["Content-Range"] = f"bytes {first}-{len(self.content) - 1}/{len(self.content)}"
+            lines = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+            writer.write(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode())
+            if (stalls := self.stalls_after) is not None:
+                self.stalls_after = None
+                writer.write(data[:stalls])
+                await asyncio.Event().wait()
             end, self.breaks_after = self.breaks_after, None
             writer.write(data[:end])
         await writer.drain()

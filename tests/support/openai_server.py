@@ -66,6 +66,8 @@ class Ollama:
     capabilities: dict[str, list[str]] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
     """The models that were loaded, in order."""
+    pull: Raw = Raw(status=404)
+    """What a request for a download is answered with."""
 
     def use(self, model: str) -> None:
         """A request for the model: it stays in memory for a while longer."""
@@ -205,6 +207,12 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
         digests = script.ollama.digests
         models = [{"name": model["id"], "digest": digests.get(model["id"], "d")} for model in script.models]
         return JSONResponse({"models": models})
+
+    @app.post("/api/pull")
+    async def pull(request: Request) -> Response:
+        script = scripts[""]
+        script.requests.append(await request.json())
+        return _response(script.ollama.pull) if script.ollama else Response(status_code=404)
 
     @app.post("/{name}/api/show")
     async def show(name: str, request: Request) -> Response:

@@ -155,6 +155,14 @@ class Docker:
                     return None
                 raise
 
+    async def image_names(self) -> list[str]:
+        """The names, with tags, of the images that the engine has."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                found = await self._docker.images.list()
+        names = {name for image in found for name in image.get("RepoTags") or ()}
+        return sorted(str(name) for name in names if "<none>" not in str(name))
+
     async def pull(
         self, name: str, limit_bytes: int, hear: Callable[[int, int], None] = lambda done, total: None
     ) -> None:

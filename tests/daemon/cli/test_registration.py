@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from daemon.cli.ollama import address_of as ollama_address
-from daemon.cli.ollama import find as find_ollama
+from daemon.cli.model_servers import address_of as ollama_address
+from daemon.cli.model_servers import find as find_ollama
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, fake_server
 from tests.daemon.test_main import run
 from tests.support.openai_server import Script, openai_server
