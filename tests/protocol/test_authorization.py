@@ -484,9 +484,9 @@ async def test_every_rpc_admits_only_its_roles_and_only_to_their_own_objects(
                             wrong[path, name, credential, owner] = f"{got}, not {want}"
         entries = await stack.server._database.run(lambda: list(AuditEntry.select()))
     assert wrong == {}
-    # What each did is under its own name, by whichever credential. A log-in for support only reads here.
+    # What each did is under its own name, by whichever credential.
     actors = {each.actor.partition(" ")[2] for each in entries if each.actor.startswith("w")}
-    assert actors == set(OPERATORS) - {"support log-in"}
+    assert actors == set(OPERATORS)
     assert {each.actor for each in entries if not each.actor.startswith("w")} <= {"admin", "owner"}
     places = sum(len(paths(binding)) for found in BINDINGS.values() for binding in found)
     assert grpc_cases == len(METHODS) * len(CREDENTIALS) >= 17 * len(CREDENTIALS)
