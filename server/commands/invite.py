@@ -16,6 +16,7 @@ from server.domain.operators import OperatorRole, name_key
 from server.services.operators.audit import Operator
 from server.services.operators.roster import Invitation, invite
 from server.store.database import Database
+from server.store.operators import roster
 
 DONE, REFUSED = 0, 2
 NAME = "server"
@@ -43,4 +44,6 @@ def run(database_url: str, public_url: str, name: str, role: str) -> int:
 def add(name: str, role: str, now_ms: int) -> Invitation:
     """Adds an operator with an invitation, inside a transaction."""
     code = written_code(secrets.token_bytes(CODE_BYTES))
-    return invite(Operator(NAME, NAME), name, name_key(name), "", OperatorRole(role), code, now_ms)
+    return invite(
+        roster.lock_all(), Operator(NAME, NAME), name, name_key(name), "", OperatorRole(role), code, now_ms
+    )

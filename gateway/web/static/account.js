@@ -232,7 +232,7 @@ export function logInAgain(role) {
 /** The form for logging in by a key. */
 export function keyForm(role, done) {
   const key = make("input", { type: "password", id: "key", dir: "ltr", autocomplete: "off", spellcheck: "false", required: true, maxlength: "512" });
-  const problem = make("p", { class: "wrong", role: "alert", hidden: true });
+  const problem = problemPlace();
   const button = make("button", { class: "primary" }, t("Log in"));
   const form = make("form", { class: "stack" }, field(t("Key of your account"), key, t("It begins with {prefix} and is sent once. This page does not keep it.", { prefix: `dcp-${role}-` })), problem, button);
   onSubmit(form, problem, async () => {
@@ -249,7 +249,7 @@ export function keyForm(role, done) {
 
 /** The button with which an operator logs in by a passkey. */
 export function passkeyForm(done) {
-  const problem = make("p", { class: "wrong", role: "alert", hidden: true });
+  const problem = problemPlace();
   const form = make("form", { class: "stack" }, problem, make("button", { class: "primary" }, t("Log in with a passkey")));
   onSubmit(form, problem, async () => done(await logInByPasskey()));
   return form;
@@ -341,6 +341,12 @@ export function stateName(state) {
 export function roleName(role) {
   return { support: t("support"), finance: t("finance"), admin: t("admin") }[role] ?? role;
 }
+
+/** A part of a view, with its heading. */
+export const card = (heading, ...parts) => make("section", { class: "card" }, make("h2", {}, heading), ...parts);
+
+/** Where a form says what went wrong. */
+export const problemPlace = () => make("p", { class: "wrong", role: "alert", hidden: true });
 
 /** A figure with its name. */
 export function figure(label, value, hint) {

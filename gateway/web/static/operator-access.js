@@ -1,13 +1,11 @@
 // How an operator gets in: who is logged in, its passkeys, its keys for scripts, and the end of its log-ins.
-import { Refused, api, field, input, latin, logOut, onSubmit, read, roleName, secretOnce, select, table, time } from "./account.js";
+import { Refused, api, card, field, input, latin, logOut, onSubmit, problemPlace, read, roleName, secretOnce, select, table, time } from "./account.js";
 import { copy, make } from "./elements.js";
 import { createPasskey } from "./passkeys.js";
 import { t } from "./texts.js";
 
 const DAY_SECONDS = 86400;
 const LONGEST_NAME = "100";
-const card = (heading, ...parts) => make("section", { class: "card" }, make("h2", {}, heading), ...parts);
-const problemPlace = () => make("p", { class: "wrong", role: "alert", hidden: true });
 
 /** The view of the operator's own access. */
 export async function access(draw, live, _, made = make("div")) {

@@ -1,7 +1,9 @@
 // What the views of the operator's page share: who the operator is, lists in pages, and acts that are confirmed.
-import { api, field, latin, onSubmit, read, Refused, table } from "./account.js";
+import { api, field, latin, onSubmit, problemPlace, read, Refused, table } from "./account.js";
 import { make, once } from "./elements.js";
 import { number, t } from "./texts.js";
+
+export { card, problemPlace } from "./account.js";
 
 export const MICROS_PER_HALALA = 1_000_000;
 const LEVELS = { support: 1, finance: 2, admin: 3 };
@@ -20,8 +22,6 @@ export async function operator() {
 export const may = (least) => (LEVELS[me?.role] ?? 0) >= LEVELS[least];
 
 export const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), ...more);
-export const card = (heading, ...parts) => make("section", { class: "card" }, make("h2", {}, heading), ...parts);
-export const problemPlace = () => make("p", { class: "wrong", role: "alert", hidden: true });
 export const name = (text) => make("bdi", {}, text || "–");
 export const link = (view, id, text) => make("a", { href: `#${view}/${encodeURIComponent(id)}` }, text ?? latin(String(id)));
 export const percent = (share) => number(share, { style: "percent", maximumFractionDigits: 1 });

@@ -1,6 +1,6 @@
 // The provider's pages: earnings and withdrawals, jobs and those that were missed, the machine with its charts and its
 // standing, rates and hours, and how it is set up.
-import { api, badge, field, figure, input, latin, logInByNewKey, money, onSubmit, read, Refused, sar, secretOnce, startViews, table, time, watch } from "./account.js";
+import { api, badge, card, field, figure, input, latin, logInByNewKey, money, onSubmit, problemPlace, read, Refused, sar, secretOnce, startViews, table, time, watch } from "./account.js";
 import { Chart } from "./charts.js";
 import { copy, make, once } from "./elements.js";
 import { dayName, DAYS, kindName, lift, obstacleWords, outcomeName, standingName, standingReason, statusName, withdrawalState } from "./provider-words.js";
@@ -15,8 +15,6 @@ const RANGES = { "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800 };
 const MOST_LINES = 6; // GPUs in one chart
 
 const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), ...more);
-const card = (heading, ...parts) => make("section", { class: "card" }, make("h2", {}, heading), ...parts);
-const problemPlace = () => make("p", { class: "wrong", role: "alert", hidden: true });
 const halala = (amount) => money(amount * MICROS_PER_HALALA);
 const hint = (...parts) => make("p", { class: "hint" }, ...parts);
 

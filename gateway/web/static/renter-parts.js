@@ -1,15 +1,15 @@
 // What the renter's views share: headings, buttons, bars, and lists that are read page by page.
-import { api, Refused } from "./account.js";
+import { api, problemPlace, Refused } from "./account.js";
 import { make } from "./elements.js";
 import { number, t } from "./texts.js";
+
+export { card, problemPlace } from "./account.js";
 
 const SURE_MS = 5000;
 const KIB = 1024;
 
 export const MICROS_PER_HALALA = 1_000_000;
 export const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), make("div", { class: "buttons" }, ...more));
-export const card = (heading, ...parts) => make("section", { class: "card" }, make("h2", {}, heading), ...parts);
-export const problemPlace = () => make("p", { class: "wrong", role: "alert", hidden: true });
 export const halala = (sar) => Math.round(Number(sar) * 100);
 
 /** Says in `problem` why something failed. Faults of ours are thrown. */

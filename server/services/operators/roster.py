@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
@@ -51,8 +51,8 @@ class Roster:
         now_ms, code, key = ms(self._clock), written_code(secrets.token_bytes(CODE_BYTES)), name_key(name)
 
         def add() -> Invitation:
-            _lock_all(caller, now_ms)
-            return invite(by, name, key, email, role, code, now_ms)
+            everyone = _lock_all(caller, now_ms)
+            return invite(everyone, by, name, key, email, role, code, now_ms)
 
         invited = await self._database.run(add)
         log.info("invited an operator operator_id=%d role=%s", invited.operator.id, role)
@@ -162,10 +162,17 @@ class Roster:
 
 
 def invite(
-    by: Operator, name: str, key: str, email: str, role: OperatorRole, code: str, now_ms: int
+    everyone: Sequence[OperatorRow],
+    by: Operator,
+    name: str,
+    key: str,
+    email: str,
+    role: OperatorRole,
+    code: str,
+    now_ms: int,
 ) -> Invitation:
-    """Adds an operator with an invitation. Call it inside a transaction."""
-    if len(roster.lock_all()) >= MAX_OPERATORS:
+    """Adds an operator with an invitation. ``everyone``: all operators, locked in the same transaction."""
+    if len(everyone) >= MAX_OPERATORS:
         raise DomainError(
             Reason.TOO_MANY_OPERATORS,
             f"there are {MAX_OPERATORS} operators, the most allowed; remove one first",
