@@ -307,7 +307,8 @@ async def test_same_answer_to_different_questions_fails_without_any_other_provid
     liar = await machine(checked)
     await rounds(checked, {liar: [FILLER, FILLER]})
     assert (await liar.verdicts())[:2] == [WAITING, FAILED]
-    assert liar.offers[0].chat_request != liar.offers[1].chat_request
+    first, second = liar.offers[:2]
+    assert prompt_of(first) != prompt_of(second)
 
 
 async def test_provider_that_is_far_slower_than_others_with_its_gpu_fails(checked: Market) -> None:
