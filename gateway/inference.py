@@ -1,8 +1,8 @@
 """Owns requests in the form of other APIs that run as jobs: it submits one, and relays what it writes.
 
 A request is a job like any other: held, placed, metered, billed. A job that begins anew before its first text
-is not noticed; after it the answer breaks, since what was sent would be void. A client that goes away cancels
-its job. It does not know the forms of those APIs: `dialects` does.
+is not noticed; after it the answer breaks, since what was sent would be void. The server cancels the job of a
+client that goes away. It does not know the forms of those APIs: `dialects` does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -41,8 +41,8 @@ from gateway.works import WORKS, Work
 
 RESUME_SECONDS = 30.0
 """How long the server may be away while an answer is relayed."""
-REJOIN_SECONDS = 1.5
-"""How long a job whose client is gone waits for a repeat of the request before it is cancelled."""
+REJOIN_SECONDS = 1.0
+"""How long a repeat joins the job of a client that is gone; the server cancels it a little later."""
 REPEATS = 10_000
 """Requests that are remembered, so that a repeat of one joins its job."""
 REPEAT_SECONDS = 600.0
@@ -100,7 +100,7 @@ class Inference:
             await watched.close()
             if watched.job is not None:
                 self._jobs.lengths.note(asked.model, size_bytes, watched.job.usage.prompt_tokens)
-            await self._leave(job_id, watched, digest, metadata)
+            self._leave(job_id, watched, digest)
 
     async def _stream(
         self, scope: Scope, send: Send, gone: asyncio.Task[None], watched: Watched, answer: Answer
@@ -140,23 +140,16 @@ class Inference:
             body = answer.whole(self._work.gather(found), watched.job)
             await respond(send, 200, body, [("request-id", scope["request_id"])])
 
-    async def _leave(self, job_id: str, watched: Watched, digest: bytes, metadata: Any) -> None:
-        """Cancels a job that has not ended when its last reader is gone, unless a repeat comes at once."""
+    def _leave(self, job_id: str, watched: Watched, digest: bytes) -> None:
+        """Lets no repeat join a job that gives no answer, nor for long one that nobody reads any more."""
         readers = self._jobs.readers
         readers[job_id] -= 1
-        try:
-            if watched.has_ended and watched.job is None:
-                self._repeats.forget(digest)  # a repeat is a new attempt
-            if watched.has_ended or readers[job_id]:
-                return
-            if not watched.has_failed:
-                await asyncio.sleep(REJOIN_SECONDS)
-            if not readers[job_id]:
-                self._repeats.forget(digest)
-                await self._jobs.cancel(job_id, metadata)
-        finally:
-            if not readers[job_id]:
-                del readers[job_id]
+        if not readers[job_id]:
+            del readers[job_id]
+        if watched.job is None and (watched.has_ended or watched.has_failed):
+            self._repeats.forget(digest)
+        elif not watched.has_ended and job_id not in readers:
+            self._repeats.forget(digest, after_seconds=REJOIN_SECONDS)
 
 
 class CountTokens:
@@ -313,7 +306,6 @@ class Jobs:
             for name, service in file.DESCRIPTOR.services_by_name.items()
         }
         self._submits = {work.method: rpc(channel, services["ChatService"][work.method]) for work in WORKS}
-        self._cancel = rpc(channel, services["JobService"]["CancelJob"])
         self._watch = rpc(channel, services["JobService"]["WatchJob"])
         self._list = rpc(channel, services["ModelService"]["ListModels"])
 
@@ -353,16 +345,9 @@ class Jobs:
         return models
 
     def watch(self, job_id: str, last_id: str, metadata: Any) -> Any:
-        """The events of a job after one of them."""
-        request = jobs_pb2.WatchJobRequest(job_id=job_id, last_event_id=last_id)
+        """The events of a job after one of them. The server cancels a job whose readers are all gone."""
+        request = jobs_pb2.WatchJobRequest(job_id=job_id, last_event_id=last_id, cancel_when_left=True)
         return self._watch(request, metadata=metadata)
-
-    async def cancel(self, job_id: str, metadata: Any) -> None:
-        """Cancels a job whose client is gone. A server that cannot be reached ends it by its limits."""
-        with suppress(grpc.aio.AioRpcError):
-            await self._cancel(
-                jobs_pb2.CancelJobRequest(job_id=job_id), metadata=metadata, timeout=self._deadline_seconds
-            )
 
 
 def _not_served(work: Work, model: str, served: Sequence[models_pb2.ServedModelEntry]) -> str:
@@ -393,15 +378,15 @@ class Repeats:
         if own := given.get(b"idempotency-key", b"").decode("latin-1").strip():
             return f"v1:{hashlib.sha256(own.encode()).hexdigest()}"
         now = time.monotonic()
-        known = self._recent.pop(digest, None)
+        known, until = self._recent.pop(digest, ("", now))
         is_repeat = given.get(_RETRIES, b"0").strip() not in (b"", b"0")
-        is_known = known is not None and now - known[1] < REPEAT_SECONDS
-        key = known[0] if is_repeat and known is not None and is_known else f"v1:{secrets.token_hex(16)}"
-        self._recent[digest] = (key, now)
+        key = known if is_repeat and now < until else f"v1:{secrets.token_hex(16)}"
+        self._recent[digest] = (key, now + REPEAT_SECONDS)
         if len(self._recent) > REPEATS:
             self._recent.popitem(last=False)
         return key
 
-    def forget(self, digest: bytes) -> None:
-        """The job of this request is no more: a repeat is a new one."""
-        self._recent.pop(digest, None)
+    def forget(self, digest: bytes, after_seconds: float = 0) -> None:
+        """The job of this request is no more after a time: a repeat is a new one."""
+        if digest in self._recent:
+            self._recent[digest] = (self._recent[digest][0], time.monotonic() + after_seconds)

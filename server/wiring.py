@@ -25,6 +25,7 @@ from server.mail import SmtpMail
 from server.outbound import Outbound
 from server.passkeys import Site, refused
 from server.services.artifacts import Artifacts
+from server.services.attendance import Attendance
 from server.services.batch_runs import BatchRuns
 from server.services.batches import Batches
 from server.services.canaries import Canaries
@@ -130,7 +131,8 @@ class Services:
         self.market = Market(database, self.fleet, self.providers, clock)
         self.catalogue = Catalogue(database, clock, config.sar_per_usd)
         self.discards = Discards(database, clock)
-        self.watches = Watches(database, self.bus, clock, self.preparations)
+        attendance = Attendance(self.bus, lambda caller, job_id: self.jobs.cancel(caller, job_id))
+        self.watches = Watches(database, self.bus, clock, self.preparations, attendance)
         shared = Shared(
             database,
             self.dispatch,

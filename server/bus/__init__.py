@@ -50,12 +50,20 @@ class Topic(StrEnum):
     """... credentials that were revoked or changed: the digests of the keys, in hexadecimal."""
     PREPARATION = "preparation"
     """... runs that are being prepared, each with its newest report (``server.domain.preparations``)."""
+    LEFT = "left"
+    """... jobs that no reader attends at this server any more: does one elsewhere?"""
+    ATTENDED = "attended"
+    """... such jobs that a reader attends at this server."""
     OUTBOX = "outbox"
     """... owners of webhooks with events that the server which wrote them cannot send now."""
 
 
 class Bus(Protocol):
     """What a bus between servers has to do."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether hints reach the other servers now."""
 
     def publish(self, topic: Topic, ids: Iterable[str]) -> None:
         """Gives hints, after the commit. It is called in any thread, and never raises."""

@@ -15,6 +15,8 @@ class LocalBus:
     def __init__(self) -> None:
         self._wakes: dict[str, list[Wake]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.is_connected = True
+        """To nobody, and nobody is missed."""
 
     def publish(self, topic: Topic, ids: Iterable[str]) -> None:
         """Wakes who watches one of these jobs. It costs nothing if nobody does."""

@@ -289,6 +289,11 @@ class Authentication(grpc.aio.ServerInterceptor):
             raise
 
 
+def refuse_scope(method: str) -> None:
+    """Raises MAIN_KEY_NEEDED, MISSING_SCOPE if the caller's key does not allow a further method."""
+    _refuse_scope(rule_of(method), caller())
+
+
 def _refuse_scope(rule: Rule, found: Caller) -> None:
     """Raises MAIN_KEY_NEEDED or MISSING_SCOPE for a sub-key whose scopes do not allow the method."""
     if found.scopes is None or found.scopes & rule.scopes:

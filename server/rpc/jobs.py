@@ -13,10 +13,10 @@ from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import FINAL, JobState, JobType
 from server.rpc import convert, watch
 from server.rpc.context import Context
-from server.rpc.interceptors import caller, operator
+from server.rpc.interceptors import caller, operator, refuse_scope
 from server.services.explain import with_preparation
 from server.services.jobs import Jobs, Output
-from server.services.keys import ADMIN, PROVIDER
+from server.services.keys import ADMIN, PROVIDER, RENTER
 from server.services.preparations import Preparations
 from server.services.quotes import Offer, Quoted, Quotes
 from server.services.watch import Watches
@@ -85,7 +85,11 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
         job_id, is_providers = request.job_id, caller().role == PROVIDER
-        async with aclosing(self._watches.watch(caller(), job_id, request.last_event_id)) as batches:
+        cancels = request.cancel_when_left
+        if cancels:
+            _refuse_cancel()
+        watched = self._watches.watch(caller(), job_id, request.last_event_id, cancels_when_left=cancels)
+        async with aclosing(watched) as batches:
             async for events in batches:
                 if not events:
                     await _send(context, watch.NO_EVENT)
@@ -100,6 +104,13 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by, keep_files=request.keep_files)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
+
+
+def _refuse_cancel() -> None:
+    """Raises INVALID_FIELD, MISSING_SCOPE if the caller's going away may not cancel a job."""
+    if caller().role != RENTER:
+        raise invalid_field("cancel_when_left", "is for the renter of the job")
+    refuse_scope("/dcp.v1.JobService/CancelJob")
 
 
 async def _send(context: Context, event: pb.WatchJobResponse) -> None:

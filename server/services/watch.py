@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from server.bus import Bus
@@ -36,6 +36,7 @@ from server.domain.watch import (
     state_events,
     text_events,
 )
+from server.services.attendance import Attendance, Attending
 from server.services.jobs import visible
 from server.services.keys import PROVIDER, Caller
 from server.services.preparations import Preparations
@@ -95,12 +96,14 @@ class Watches:
         bus: Bus,
         clock: Clock,
         preparations: Preparations,
+        attendance: Attendance,
         limits: WatchLimits | None = None,
     ) -> None:
         self._database = database
         self._bus = bus
         self._clock = clock
         self._preparations = preparations
+        self._attendance = attendance
         preparations.changed = self._note_preparation
         self.limits = limits or WatchLimits()
         self._feeds: dict[str, Feed] = {}
@@ -120,9 +123,11 @@ class Watches:
         return list(self._feeds.values())
 
     async def watch(
-        self, caller: Caller, job_id: str, last_event_id: str
+        self, caller: Caller, job_id: str, last_event_id: str, *, cancels_when_left: bool = False
     ) -> AsyncGenerator[Sequence[Event], None]:
         """The events after ``last_event_id``, in batches, up to the end of the job.
+
+        ``cancels_when_left``: the reader attends the job (``server.services.attendance``).
 
         The first batch is empty if nothing is to be sent yet; without any batch, there will never be.
         Raises JOB_NOT_FOUND, NOT_OWNER, INVALID_FIELD and RATE_LIMITED before the first batch; later
@@ -132,7 +137,8 @@ class Watches:
         self._refuse_too_many(caller, job_id)
         await self._database.read(lambda: _open(caller, job_id, cursor))
         until = self._clock.now() + LIFE_SECONDS
-        with self._counted(caller, job_id) as reader:
+        attended = self._attendance.of(caller, job_id) if cancels_when_left else nullcontext(Attending())
+        with self._counted(caller, job_id) as reader, attended as attending:
             feed, is_first = reader.feed, True
             last: Preparation | None = None
             while True:
@@ -145,6 +151,7 @@ class Watches:
                 if page.events:
                     cursor = page.events[-1].cursor
                 if cursor.step is Step.END:
+                    attending.has_seen_end = True
                     return
                 preparation = self._preparations.of(page.job)
                 if preparation not in (None, last) and cursor.step is not Step.NOTHING:
@@ -213,6 +220,7 @@ class Watches:
     async def stop(self) -> None:
         """Ends all readers such that they come again."""
         self._is_stopping = True
+        await self._attendance.stop()
         for feed in self._feeds.values():
             feed.changed()
 

@@ -106,6 +106,26 @@ def test_killed_program_gives_the_whole_text_or_an_exception(
     scene.assert_books()
 
 
+def test_chat_whose_gateway_was_killed_ends_and_costs_what_was_delivered(
+    scene: Scene, client: openai.OpenAI
+) -> None:
+    scene.add_daemon()
+    long = script("river", 600, 0.05)
+    chunks = client.chat.completions.create(model=scripted_daemon.MODEL, messages=asked(long), stream=True)
+    answer_id = next(chunk.id for chunk in chunks if (chunk.choices[0].delta.content or "").strip())
+    scene.gateway.kill()
+    with pytest.raises(BROKEN):
+        list(chunks)
+    scene.gateway.restart()
+    job = job_of(scene, answer_id)
+    assert job["status"] == "cancelled"
+    written = scene.renter.ask("GET", f"/api/jobs/{job['job_id']}/output?partial=true").json()["response"]
+    assert written
+    assert answer_to(long).startswith(written)
+    assert len(written) < len(answer_to(long)) / 2
+    scene.assert_books()
+
+
 def test_reader_of_a_few_bytes_a_second_holds_up_nobody_and_gets_the_whole_text(
     scene: Scene, client: openai.OpenAI
 ) -> None:

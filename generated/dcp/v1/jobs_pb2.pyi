@@ -1564,19 +1564,26 @@ class WatchJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_WHEN_LEFT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id."""
     last_event_id: _builtins.str
     """The id of the last event that was received: the stream continues after it. Default: from the start."""
+    cancel_when_left: _builtins.bool
+    """Whether the job is cancelled when this reader goes away before the job's end: for a renter that wants the job
+    only while it reads. Another reader with this wish that is there, or comes within a second, keeps the job. The
+    key needs the scope `inference`. Default: false.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         last_event_id: _builtins.str = ...,
+        cancel_when_left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "last_event_id", b"last_event_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_when_left", b"cancel_when_left", "job_id", b"job_id", "last_event_id", b"last_event_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
