@@ -317,6 +317,7 @@ class Jobs:
         Raises ApiError; of an unknown model it says which are like it, of another one what it does.
         """
         request = work.submission(asked, key)
+        request.cancel_when_left = True
         size_bytes = len(request.request)
         try:
             # A long one is parsed, stored and offered; each takes its time.

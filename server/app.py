@@ -99,7 +99,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         ArtifactServicer(services.artifacts),
         BatchServicer(services.batches, services.inputs),
         InputServicer(services.inputs, services.run_inputs),
-        ChatServicer(services.chats),
+        ChatServicer(services.chats, services.attendance),
         DisputeServicer(services.disputes),
         GpuProofServicer(services.gpu_proofs),
         IncidentServicer(services.incidents, services.webhooks),

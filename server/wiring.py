@@ -131,8 +131,8 @@ class Services:
         self.market = Market(database, self.fleet, self.providers, clock)
         self.catalogue = Catalogue(database, clock, config.sar_per_usd)
         self.discards = Discards(database, clock)
-        attendance = Attendance(self.bus, lambda caller, job_id: self.jobs.cancel(caller, job_id))
-        self.watches = Watches(database, self.bus, clock, self.preparations, attendance)
+        self.attendance = Attendance(self.bus, lambda caller, job_id: self.jobs.cancel(caller, job_id))
+        self.watches = Watches(database, self.bus, clock, self.preparations, self.attendance)
         shared = Shared(
             database,
             self.dispatch,

@@ -65,7 +65,12 @@ class Attendance:
             if not self._readers[job_id]:
                 del self._readers[job_id]
                 if not attending.has_seen_end:
-                    self._left[job_id] = asyncio.create_task(self._leave(caller, job_id))
+                    self.expect(caller, job_id)
+
+    def expect(self, caller: Caller, job_id: str) -> None:
+        """Cancels a job, which the caller may cancel, unless a reader attends it soon."""
+        if job_id not in self._readers and job_id not in self._left:
+            self._left[job_id] = asyncio.create_task(self._leave(caller, job_id))
 
     async def stop(self) -> None:
         """Cancels no job any more: the readers come again, here or elsewhere."""

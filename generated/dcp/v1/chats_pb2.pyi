@@ -28,6 +28,7 @@ class SubmitChatRequest(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     CACHE_KEY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CANCEL_WHEN_LEFT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's public name."""
     request: _builtins.bytes
@@ -40,6 +41,8 @@ class SubmitChatRequest(_message.Message):
     """
     idempotency_key: _builtins.str
     """Makes it safe to repeat the request."""
+    cancel_when_left: _builtins.bool
+    """Whether the job is cancelled unless a reader with the same wish watches it within a second."""
     def __init__(
         self,
         *,
@@ -48,10 +51,11 @@ class SubmitChatRequest(_message.Message):
         max_tokens: _builtins.int | None = ...,
         cache_key: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        cancel_when_left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "cache_key", b"cache_key", "idempotency_key", b"idempotency_key", "max_tokens", b"max_tokens", "model", b"model", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "cache_key", b"cache_key", "cancel_when_left", b"cancel_when_left", "idempotency_key", b"idempotency_key", "max_tokens", b"max_tokens", "model", b"model", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -92,22 +96,26 @@ class SubmitEmbeddingsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CANCEL_WHEN_LEFT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's public name."""
     request: _builtins.bytes
     """What to embed: a JSON object in the form of OpenAI's embeddings API. What is not known of it is left out."""
     idempotency_key: _builtins.str
     """Makes it safe to repeat the request."""
+    cancel_when_left: _builtins.bool
+    """Whether the job is cancelled unless a reader with the same wish watches it within a second."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         request: _builtins.bytes = ...,
         idempotency_key: _builtins.str = ...,
+        cancel_when_left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "model", b"model", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_when_left", b"cancel_when_left", "idempotency_key", b"idempotency_key", "model", b"model", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

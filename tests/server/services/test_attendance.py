@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, keys_pb2, options_pb2
+from dcp.v1 import chats_pb2, jobs_pb2, keys_pb2, options_pb2
 
 from server.bus import Heard, Topic
 from server.bus.local import LocalBus
 from server.services import attendance
 from server.services.attendance import Attendance
 from server.services.keys import RENTER, Caller
-from tests.support import running_server
+from tests.support import running_server, vectors
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import HANG_SECONDS, Daemon, Market, Party, refusal
 
@@ -47,7 +47,7 @@ async def running_job(market: Market) -> tuple[Party, Daemon, jobs_pb2.Job, Any]
 
 def tasks_of(market: Market) -> dict[str, asyncio.Task[None]]:
     """The jobs whose readers are away."""
-    return market.server.services.watches._attendance._left
+    return market.server.services.attendance._left
 
 
 async def decided(market: Market) -> None:
@@ -58,7 +58,8 @@ async def decided(market: Market) -> None:
 
 
 async def is_cancelled(market: Market, job: jobs_pb2.Job) -> bool:
-    return (await market.job(job)).cancel_requested
+    found = await market.job(job)
+    return found.cancel_requested or found.status == jobs_pb2.JOB_STATE_CANCELLED
 
 
 async def test_job_whose_reader_has_gone_is_cancelled_and_costs_what_was_delivered(market: Market) -> None:
@@ -139,6 +140,34 @@ async def test_job_that_has_ended_is_left_as_it_is(market: Market) -> None:
     reader.cancel()  # before it has read the end
     await decided(market)
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_COMPLETED
+
+
+SUBMITS = {
+    "SubmitChat": chats_pb2.SubmitChatRequest(
+        model=running_server.MODEL, request=b'{"messages": [{"role": "user", "content": "Hello"}]}'
+    ),
+    "SubmitEmbeddings": chats_pb2.SubmitEmbeddingsRequest(model=vectors.MODEL, request=b'{"input": "Hello"}'),
+}
+
+
+@pytest.mark.parametrize("method", SUBMITS)
+async def test_job_whose_reader_never_comes_is_cancelled_and_one_that_is_read_is_not(
+    market: Market, method: str
+) -> None:
+    renter = await market.renter()
+    await market.daemon(await market.provider())
+    kinds = [jobs_pb2.JOB_TYPE_EMBEDDINGS]
+    await market.daemon(await market.provider(), models=[vectors.served()], job_types=kinds)
+    submit, request = getattr(market.chat_service, method), SUBMITS[method]
+    kept = (await submit(request, metadata=renter.metadata)).job
+    request.cancel_when_left = True  # type: ignore[attr-defined]
+    alone, read = [(await submit(request, metadata=renter.metadata)).job for _ in range(2)]
+    reader = attend(market, read, renter)
+    await reader.read()
+    async with asyncio.timeout(HANG_SECONDS):
+        while tasks_of(market):
+            await asyncio.sleep(0.01)
+    assert [await is_cancelled(market, job) for job in (kept, alone, read)] == [False, True, False]
 
 
 async def test_server_that_stops_cancels_nothing(market: Market) -> None:
