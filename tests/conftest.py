@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from scripts.market import Market
-from tests.support import databases, model_image, private_engine
+from tests.support import databases, folders, model_image, private_engine
 from tests.support.clustered_market import CLUSTER, ONE, ClusteredMarket, StartMarket
 from tests.support.databases import Postgres
 from tests.support.lengths import in_order
@@ -36,6 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What to run, and the seed of the storm in tests/e2e, to repeat one that broke something."""
     parser.addoption("--all", action="store_true", help="also run the proofs at full length, marked slow")
     parser.addoption("--storm-seed", type=int, help="seed of a storm in tests/e2e; by default a new one")
+
+
+def pytest_configure() -> None:
+    """Keeps the folders of tests in memory if they have room there: on a disk each sync takes milliseconds.
+
+    What a power cut would leave is no test's to know: tests/support/memory_disk.py plays one.
+    """
+    if folders.has_room_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folders.IN_MEMORY)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
