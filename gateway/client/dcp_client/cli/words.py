@@ -68,6 +68,7 @@ _UNITS = {
 }
 _LEAST_COLUMNS = 52
 """On a narrower terminal an option's text stands below it; typer itself would write lines of 50 columns."""
+_TYPE = re.compile(r" <\w+>$")
 _FIELD = re.compile(r"\\\{(\w+)\\\}")
 
 
@@ -130,8 +131,8 @@ def speak(command: Any) -> None:
                 super().write_usage(prog, args, prefix)
 
         def write_dl(self, rows: Any, *args: Any, **values: Any) -> None:
-            # Some versions of typer escape a mark such as [required] for rich, which does not draw this help.
-            rows = [(term, text.replace("\\[", "[")) for term, text in rows]
+            # Some versions of typer append a type to a name that has one, or escape [required] for rich.
+            rows = [(_TYPE.sub("", term), text.replace("\\[", "[")) for term, text in rows]
             if self.is_narrow:
                 for term, text in rows:
                     self._write("", term)
