@@ -80,12 +80,13 @@ class Terminal:
 
     folder: Path
     environ: dict[str, str]
+    program: str = DCP
 
     def run(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         """Runs the command without a terminal."""
         given = {**self.environ, **environ}
         dcp = warm_command(DCP, "dcp_client.cli.__main__", (("PATH", os.environ["PATH"]), *AT_START.items()))
-        if dcp.can_run(given):
+        if self.program == DCP and dcp.can_run(given):
             return dcp.run(arguments, stdin, given, self.folder, timeout=120)
         return subprocess.run(
             self.command(arguments),
@@ -111,7 +112,7 @@ class Terminal:
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The words of a command."""
-        return [DCP, *arguments]
+        return [self.program, *arguments]
 
 
 @pytest.fixture

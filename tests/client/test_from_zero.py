@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
-import venv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from scripts.release import CLIENT, ROOT, build
 from tests.client.conftest import ADMIN_TOKEN, Terminal
 from tests.client.test_run import LONG_TRAINING
 from tests.support.clustered_market import StartMarket
+from tests.support.interpreters import installed, interpreters
 from tests.support.private_engine import IMAGE, PrivateEngine
 from tests.support.scene import SCRIPTED
 from tests.support.scripted_daemon import MODEL, answer_to, script
@@ -28,16 +26,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.slow]
 MEGABYTES = 100
 EPOCHS = 6
 SHORT = script("wadi", 4, 0.02)
-
-
-@dataclass
-class Stranger(Terminal):
-    """A user whose `dcp` is the installed one, with no file of this repository on its path."""
-
-    program: Path
-
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        return [str(self.program), *arguments]
 
 
 @pytest.fixture
@@ -68,39 +56,33 @@ def place(
 
 
 @pytest.fixture
-def stranger(place: tuple[Market, str], tmp_path: Path) -> Stranger:
-    """A home with an environment into which pip has installed the wheel."""
+def stranger(place: tuple[Market, str], tmp_path: Path) -> Terminal:
+    """A home with an environment into which pip has installed the wheel, of the oldest Python here."""
     build(tmp_path, CLIENT)
     (wheel,) = tmp_path.glob("dcp_client-*.whl")
-    environment, home = tmp_path / "environment", tmp_path / "home"
+    home = tmp_path / "home"
     home.mkdir()
-    venv.create(environment, with_pip=False, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(environment / "bin" / "python"), "install"]
-    done = subprocess.run(
-        [*pip, "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[cli]"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        pytest.skip(f"pip reached no registry with what the wheel needs (httpx, typer, rich): {said}")
+    programs = installed(interpreters()[0], tmp_path / "environment", f"{wheel}[cli]")
     environ = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
     }
-    return Stranger(home, environ, environment / "bin" / "dcp")
+    return Terminal(home, environ, str(programs / "dcp"))
 
 
 def test_from_pip_install_to_a_training_that_was_killed_at_half(
-    stranger: Stranger, place: tuple[Market, str]
+    stranger: Terminal, place: tuple[Market, str]
 ) -> None:
     market, key = place
     folder = stranger.folder
     where = subprocess.run(
-        [str(stranger.program.with_name("python")), "-c", "import dcp_client; print(dcp_client.__file__)"],
+        [
+            str(Path(stranger.program).with_name("python")),
+            "-c",
+            "import dcp_client; print(dcp_client.__file__)",
+        ],
         env=stranger.environ,
         capture_output=True,
         text=True,

@@ -17,7 +17,11 @@ from dcp_client.errors import APIError
 from dcp_client.settings import clean_key, clean_url
 
 app = typer.Typer()
-keys = typer.Typer(help="List, create, limit, replace and revoke the account's keys.")
+keys = typer.Typer(
+    help="List, create, limit, replace and revoke the account's keys.\n\n\b\nExamples:\n"
+    "  dcp keys list\n"
+    "  dcp keys create laptop --scope inference --per-month 200\n"
+)
 
 
 @app.command()
@@ -143,14 +147,14 @@ def register(
     ctx: typer.Context,
     name: Optional[str] = typer.Option(None, help="Your name or your company's."),
     email: Optional[str] = typer.Option(None, help="E-mail address; one mailbox has one renter account."),
-    organization: str = typer.Option("", help="Organization."),
+    organization: str = typer.Option("", help="Your organization's name, if there is one."),
     url: Optional[str] = typer.Option(None, help="Address of the market."),
 ) -> None:
     """Become a renter. The key is shown once and kept like that of dcp login.
 
     \b
     Example:
-      dcp register --url https://market.example --name "Acme AI" --email ai@acme.example
+      dcp register --name "Acme AI" --email ai@acme.example
     """
     at = here(ctx)
     address = _address(at, url)
@@ -235,8 +239,10 @@ def statement(
 @app.command("usage")
 def usage_(
     ctx: typer.Context,
-    begin: Optional[str] = typer.Option(None, "--from", help="First day (UTC), such as 2026-01-31."),
-    end: Optional[str] = typer.Option(None, "--to", help="Last day (UTC)."),
+    begin: Optional[str] = typer.Option(
+        None, "--from", help="First day (UTC), such as 2026-01-31. Default: 29 days before the last."
+    ),
+    end: Optional[str] = typer.Option(None, "--to", help="Last day (UTC). Default: today."),
     by: Optional[list[str]] = typer.Option(None, help="How to group: day, key or model; can be repeated."),
 ) -> None:
     """Sum up what jobs used: by day, key and model.
@@ -313,10 +319,16 @@ def create_key(
     scope: list[str] = typer.Option(
         ["inference"], help="What it may do: inference, billing or read; can be repeated."
     ),
-    days: Optional[float] = typer.Option(None, help="Days until it ends."),
-    per_day: Optional[str] = typer.Option(None, help="Most that it may spend on a day, in SAR."),
-    per_month: Optional[str] = typer.Option(None, help="Most that it may spend in a month, in SAR."),
-    in_total: Optional[str] = typer.Option(None, help="Most that it may ever spend, in SAR."),
+    days: Optional[float] = typer.Option(None, help="Days until it ends. Default: never."),
+    per_day: Optional[str] = typer.Option(
+        None, help="Most that it may spend on a day, in SAR. Default: no limit."
+    ),
+    per_month: Optional[str] = typer.Option(
+        None, help="Most that it may spend in a month, in SAR. Default: no limit."
+    ),
+    in_total: Optional[str] = typer.Option(
+        None, help="Most that it may ever spend, in SAR. Default: no limit."
+    ),
     model: Optional[list[str]] = typer.Option(None, help="Only this model; can be repeated."),
 ) -> None:
     """Create a sub-key. It is shown only once.
@@ -352,9 +364,15 @@ def _budgets(
 def limit_key(
     ctx: typer.Context,
     key_id: int = typer.Argument(..., help="The key's id."),
-    per_day: Optional[str] = typer.Option(None, help="Most that it may spend on a day, in SAR."),
-    per_month: Optional[str] = typer.Option(None, help="Most that it may spend in a month, in SAR."),
-    in_total: Optional[str] = typer.Option(None, help="Most that it may ever spend, in SAR."),
+    per_day: Optional[str] = typer.Option(
+        None, help="Most that it may spend on a day, in SAR. Default: no limit."
+    ),
+    per_month: Optional[str] = typer.Option(
+        None, help="Most that it may spend in a month, in SAR. Default: no limit."
+    ),
+    in_total: Optional[str] = typer.Option(
+        None, help="Most that it may ever spend, in SAR. Default: no limit."
+    ),
     model: Optional[list[str]] = typer.Option(None, help="Only this model; can be repeated."),
 ) -> None:
     """Replace the limits of a sub-key. What is left out has no limit.
@@ -388,7 +406,7 @@ def revoke_key(ctx: typer.Context, key_id: int = typer.Argument(..., help="The k
 def rotate_key(
     ctx: typer.Context,
     grace_seconds: Optional[int] = typer.Option(
-        None, help="How long the old key still works; 0 if it has leaked."
+        None, help="Seconds that the old key still works; 0 if it has leaked. Default: 86400, a day."
     ),
 ) -> None:
     """Replace the main key. The new one is shown once and kept.

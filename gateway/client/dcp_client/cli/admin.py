@@ -10,10 +10,26 @@ from dcp_client.cli.context import Here, first, halala, here, unsuccessful, with
 from dcp_client.cli.show import moment, sar
 from dcp_client.cli.texts import say
 
-app = typer.Typer(help="For operators: figures, withdrawals, disputes and the proof of the ledger.")
-withdrawals = typer.Typer(help="Withdrawal requests of providers.")
-disputes = typer.Typer(help="Disputed charges.")
-operators = typer.Typer(help="The people who run the market.")
+app = typer.Typer(
+    help="For operators: figures, withdrawals, disputes and the proof of the ledger.\n\n\b\nExamples:\n"
+    "  dcp admin dashboard\n"
+    "  dcp admin withdrawals list\n"
+)
+withdrawals = typer.Typer(
+    help="Withdrawal requests of providers.\n\n\b\nExamples:\n"
+    "  dcp admin withdrawals list\n"
+    "  dcp admin withdrawals pay 3 --reference SARIE-20260131-17\n"
+)
+disputes = typer.Typer(
+    help="Disputed charges.\n\n\b\nExamples:\n"
+    "  dcp admin disputes list --status open\n"
+    '  dcp admin disputes decide 5 uphold --note "The answer is filler."\n'
+)
+operators = typer.Typer(
+    help="The people who run the market.\n\n\b\nExamples:\n"
+    "  dcp admin operators list\n"
+    "  dcp admin operators invite Sara --role finance\n"
+)
 
 
 @app.command()
@@ -117,7 +133,9 @@ def list_withdrawals(
 
 
 @withdrawals.command("show")
-def show_withdrawal(ctx: typer.Context, withdrawal_id: int = typer.Argument(..., help="Its id.")) -> None:
+def show_withdrawal(
+    ctx: typer.Context, withdrawal_id: int = typer.Argument(..., help="Its id, as the list shows it.")
+) -> None:
     """Show a withdrawal with the bank account to pay.
 
     \b
@@ -140,7 +158,9 @@ def show_withdrawal(ctx: typer.Context, withdrawal_id: int = typer.Argument(...,
 
 
 @withdrawals.command("process")
-def process(ctx: typer.Context, withdrawal_id: int = typer.Argument(..., help="Its id.")) -> None:
+def process(
+    ctx: typer.Context, withdrawal_id: int = typer.Argument(..., help="Its id, as the list shows it.")
+) -> None:
     """Mark a withdrawal as ordered at the bank.
 
     \b
@@ -156,7 +176,7 @@ def process(ctx: typer.Context, withdrawal_id: int = typer.Argument(..., help="I
 @withdrawals.command("pay")
 def pay(
     ctx: typer.Context,
-    withdrawal_id: int = typer.Argument(..., help="Its id."),
+    withdrawal_id: int = typer.Argument(..., help="Its id, as the list shows it."),
     reference: str = typer.Option(..., help="The bank's reference of the transfer."),
 ) -> None:
     """Mark a withdrawal as paid.
@@ -174,14 +194,14 @@ def pay(
 @withdrawals.command("reject")
 def reject(
     ctx: typer.Context,
-    withdrawal_id: int = typer.Argument(..., help="Its id."),
+    withdrawal_id: int = typer.Argument(..., help="Its id, as the list shows it."),
     reason: str = typer.Option(..., help="What the provider is told."),
 ) -> None:
     """Reject a withdrawal. The money returns to the provider's earnings.
 
     \b
     Example:
-      dcp admin withdrawals reject 3 --reason "The account belongs to somebody else."
+      dcp admin withdrawals reject 3 --reason "The account is somebody else's."
     """
     at = here(ctx)
     with at.client("admin") as client:
@@ -215,7 +235,7 @@ def list_disputes(
 @disputes.command("decide")
 def decide(
     ctx: typer.Context,
-    dispute_id: int = typer.Argument(..., help="Its id."),
+    dispute_id: int = typer.Argument(..., help="Its id, as the list shows it."),
     decision: str = typer.Argument(..., help="uphold or reject."),
     note: str = typer.Option(..., help="Why; both parties see it."),
     refund: Optional[str] = typer.Option(
@@ -278,8 +298,10 @@ def invite(
 
 
 @operators.command("invite-again")
-def invite_again(ctx: typer.Context, operator_id: int = typer.Argument(..., help="Its id.")) -> None:
-    """Invite an operator anew, who lost its passkeys. All that it had ends at once.
+def invite_again(
+    ctx: typer.Context, operator_id: int = typer.Argument(..., help="Its id, as the list shows it.")
+) -> None:
+    """Invite an operator again who lost their passkeys. The old passkeys and sessions end at once.
 
     \b
     Example:
@@ -308,10 +330,10 @@ def _show_link(
 @operators.command("role")
 def set_role(
     ctx: typer.Context,
-    operator_id: int = typer.Argument(..., help="Its id."),
+    operator_id: int = typer.Argument(..., help="Its id, as the list shows it."),
     role: str = typer.Argument(..., help="support, finance or admin."),
 ) -> None:
-    """Give an operator another role. It must log in again.
+    """Give an operator another role. The operator must log in again.
 
     \b
     Example:
@@ -324,8 +346,10 @@ def set_role(
 
 
 @operators.command("remove")
-def remove_operator(ctx: typer.Context, operator_id: int = typer.Argument(..., help="Its id.")) -> None:
-    """Remove an operator. All that it had ends at once.
+def remove_operator(
+    ctx: typer.Context, operator_id: int = typer.Argument(..., help="Its id, as the list shows it.")
+) -> None:
+    """Remove an operator. Passkeys and sessions end at once.
 
     \b
     Example:

@@ -54,7 +54,8 @@ def batch(
 
     \b
     Examples:
-      dcp batch prompts.jsonl --output answers.jsonl --errors errors.jsonl --max-cost 20
+      dcp batch prompts.jsonl --output answers.jsonl --max-cost 20
+      dcp batch prompts.jsonl --output answers.jsonl --errors errors.jsonl
       dcp batch --model Qwen/Qwen3-8B questions.txt > answers.jsonl
       dcp batch --detach prompts.jsonl
     """

@@ -20,7 +20,7 @@ MEANINGS = (
     (OK, mark("done")),
     (
         UNSUCCESSFUL,
-        mark("the job or a line of the batch failed or was cancelled, or the proof found a fault"),
+        mark("a job or a line failed or was cancelled, or the proof found a fault"),
     ),
     (USAGE, mark("the command line or a setting is wrong")),
     (CREDENTIAL, mark("no key, or the key may not do this")),
@@ -28,7 +28,7 @@ MEANINGS = (
     (MONEY, mark("the wallet or a budget does not suffice")),
     (NOT_FOUND, mark("there is no such job, file or other object")),
     (UNREACHABLE, mark("the market cannot be reached or has a fault: try again")),
-    (LOCAL_FILE, mark("a file of this machine cannot be read, written or sent, or a download is damaged")),
+    (LOCAL_FILE, mark("a local file cannot be read, written or sent, or a download is damaged")),
     (INTERRUPTED, mark("interrupted by Ctrl-C")),
 )
 

@@ -11,7 +11,12 @@ from dcp_client.cli.context import first, here, usage
 from dcp_client.cli.show import moment, size
 from dcp_client.cli.texts import say
 
-inputs = typer.Typer(help="List, upload and delete what jobs read at /input, and see how much may be kept.")
+inputs = typer.Typer(
+    help="List, upload and delete what jobs read at /input, and see how much may be kept.\n\n\b\nExamples:\n"
+    "  dcp inputs upload data/\n"
+    "  dcp inputs list\n"
+    "  dcp inputs quota\n"
+)
 
 
 @inputs.command("list")
@@ -79,7 +84,7 @@ def upload_input(
 def delete_inputs(
     ctx: typer.Context, input_id: list[str] = typer.Argument(..., help="The id of an input; several can be.")
 ) -> None:
-    """Delete inputs. One that a job reads which has not ended stays.
+    """Delete inputs. An input of a job that has not ended is kept.
 
     \b
     Example:

@@ -31,7 +31,7 @@ def run(
     gpu: Optional[str] = typer.Option(None, help="GPU model, such as 'RTX 4090'; any is for every model."),
     gpus: Optional[int] = typer.Option(None, help="Number of GPUs. Default: 1 with --gpu, else 0."),
     minutes: Optional[float] = typer.Option(
-        None, help="Longest time that it may run. Default: the market's."
+        None, help="Longest time that it may run, in minutes. Default: the market's, at first 60."
     ),
     cap: Optional[str] = typer.Option(None, help="Most that it may cost, in SAR."),
     env: Optional[list[str]] = typer.Option(None, help="NAME=VALUE for the program; can be repeated."),

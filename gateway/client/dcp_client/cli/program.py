@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 import typer
@@ -14,7 +14,6 @@ from dcp_client.cli import account, admin, batch, exits, inputs, jobs, provider,
 from dcp_client.cli.context import Here, MissingKeyError
 from dcp_client.cli.texts import mark, say
 from dcp_client.errors import APIError, DCPError
-from typer.core import TyperOption
 from typer.main import get_command
 
 _JSON_HELP = mark("Write the answer as JSON, for programs.")
@@ -52,9 +51,11 @@ def command() -> Any:
         if not hasattr(each, "commands"):
             each.params.append(_json_option())
         each.help = translated_help(each.help or "")
+        each.short_help = summary(each.help)
         if each is whole:
             each.params.append(_version_option())
         for param in each.params:
+            param.metavar = words.value_of(param)
             if getattr(param, "help", None):
                 param.help = say(param.help)
     whole.epilog = epilog()
@@ -75,6 +76,11 @@ def translated_help(text: str) -> str:
     return (say(paragraphs) if paragraphs else "") + (shown if examples else "")
 
 
+def summary(text: str) -> str:
+    """The first sentence of a help, whole: typer itself would cut it where a line ends."""
+    return re.split(r"(?<=[.؟])\s", text, maxsplit=1)[0]
+
+
 def epilog() -> str:
     """The end of the help: how to begin, and the exit codes."""
     steps = "".join(f"  {step:<26}{say(about)}\n" for step, about in _FIRST_STEPS)
@@ -91,30 +97,42 @@ def walk(group: Any) -> Iterator[Any]:
 
 
 def _json_option() -> Any:
-    def choose(ctx: Any, param: Any, value: bool) -> None:
+    def choose(ctx: typer.Context, value: bool) -> None:
         if value:
             ctx.find_root().obj.screen.as_json = True
 
-    return TyperOption(
-        param_decls=["--json"],
-        is_flag=True,
-        default=False,
-        expose_value=False,
-        help=_JSON_HELP,
-        callback=choose,
-    )
+    return _flag("--json", _JSON_HELP, choose)
 
 
 def _version_option() -> Any:
-    def show(ctx: Any, param: Any, value: bool) -> None:
+    def show(ctx: typer.Context, value: bool) -> None:
         if value:
             ctx.find_root().obj.screen.line(USER_AGENT.replace("/", " "))
             raise typer.Exit()
 
-    about = mark("Show the version.")
-    return TyperOption(
-        param_decls=["--version"], is_flag=True, is_eager=True, expose_value=False, help=about, callback=show
+    return _flag("--version", mark("Show the version."), show, is_eager=True)
+
+
+def _flag(
+    name: str, about: str, callback: Callable[[typer.Context, bool], None], is_eager: bool = False
+) -> Any:
+    """An option as typer makes it for a command: its classes differ from version to version."""
+    app = typer.Typer(add_completion=False)
+    option = typer.Option(
+        False,
+        name,
+        help=about,
+        callback=callback,
+        is_eager=is_eager,
+        expose_value=False,
+        show_default=False,
     )
+
+    @app.command()
+    def only(value: bool = option) -> None: ...
+
+    (made,) = (each for each in get_command(app).params if name in each.opts)
+    return made
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

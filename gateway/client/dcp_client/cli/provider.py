@@ -10,8 +10,17 @@ from dcp_client.cli.context import first, halala, here, usage, without_none
 from dcp_client.cli.show import moment, sar
 from dcp_client.cli.texts import say
 
-app = typer.Typer(help="For providers: earnings, rates, pauses and withdrawals.")
-rates = typer.Typer(help="Your own rates for new jobs.")
+app = typer.Typer(
+    help="For providers: earnings, rates, pauses and withdrawals.\n\n\b\nExamples:\n"
+    "  dcp provider show\n"
+    "  dcp provider earnings --days 30\n"
+    "  dcp provider withdraw 250 --iban SA0380000000608010167519\n"
+)
+rates = typer.Typer(
+    help="Your own rates for new jobs.\n\n\b\nExamples:\n"
+    "  dcp provider rates list\n"
+    "  dcp provider rates set llm-inference 1.20\n"
+)
 
 _BAR = "█"
 
@@ -44,7 +53,7 @@ def show(ctx: typer.Context) -> None:
 
 
 @app.command()
-def earnings(ctx: typer.Context, days: int = typer.Option(14, help="How many days.")) -> None:
+def earnings(ctx: typer.Context, days: int = typer.Option(14, help="How many days, up to today.")) -> None:
     """Show what you earned, day by day, and what you can withdraw.
 
     \b

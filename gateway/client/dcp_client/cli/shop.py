@@ -34,10 +34,12 @@ def market(
     standing: Optional[str] = typer.Option(None, help="Least standing: new, proven or trusted."),
     verified: bool = typer.Option(False, "--verified", help="Only verified providers."),
     sort: Optional[str] = typer.Option(
-        None, help="id, price, first_token, tokens_per_second, reliability or vram."
+        None, help="id, price, first_token, tokens_per_second, reliability or vram. Default: id."
     ),
     limit: int = typer.Option(50, help="How many to show; 0: all."),
-    watch: Optional[float] = typer.Option(None, help="Show it again every so many seconds, until Ctrl-C."),
+    watch: Optional[float] = typer.Option(
+        None, help="Show it again after so many seconds, at least 2, until Ctrl-C."
+    ),
 ) -> None:
     """List the providers that are live now, with what they have and cost.
 
@@ -152,7 +154,10 @@ def quote(
     max_tokens: Optional[int] = typer.Option(None, help="Most tokens of the answer."),
     image: Optional[str] = typer.Option(None, help="Container image, instead of a model."),
     gpu: Optional[str] = typer.Option(None, help="GPU model."),
-    minutes: Optional[float] = typer.Option(None, help="Longest time that it may run."),
+    minutes: Optional[float] = typer.Option(
+        None,
+        help="Longest time that it may run, in minutes. Default: the market's, 10 or 60 for a container.",
+    ),
     provider: Optional[int] = typer.Option(None, help="Id of the provider. Without it the market chooses."),
     body: Optional[Path] = typer.Option(
         None, help="File with the JSON body of a submit; - is standard input."
@@ -163,7 +168,7 @@ def quote(
     \b
     Examples:
       dcp quote --model Qwen/Qwen3-8B --prompt "What is a GPU?" --max-tokens 200
-      dcp quote --image docker.io/library/python:3.12 --gpu 'RTX 4090' --minutes 30
+      dcp quote --image python:3.12 --gpu 'RTX 4090' --minutes 30
       dcp quote --body job.json --json
     """
     at = here(ctx)

@@ -29,7 +29,9 @@ def ask(
     model: Optional[str] = typer.Option(None, help="The model. Default: the one that most providers serve."),
     system: Optional[str] = typer.Option(None, help="How the model shall answer."),
     max_tokens: int = typer.Option(_MAX_TOKENS, help="Most tokens of the answer."),
-    temperature: Optional[float] = typer.Option(None, help="Randomness, from 0 to 2."),
+    temperature: Optional[float] = typer.Option(
+        None, help="Randomness, from 0 to 2. Default: the model server's."
+    ),
 ) -> None:
     """Ask a model one question and print its answer as it comes.
 
@@ -63,7 +65,9 @@ def chat(
     model: Optional[str] = typer.Option(None, help="The model. Default: the one that most providers serve."),
     system: Optional[str] = typer.Option(None, help="How the model shall answer."),
     max_tokens: int = typer.Option(_MAX_TOKENS, help="Most tokens of an answer."),
-    temperature: Optional[float] = typer.Option(None, help="Randomness, from 0 to 2."),
+    temperature: Optional[float] = typer.Option(
+        None, help="Randomness, from 0 to 2. Default: the model server's."
+    ),
 ) -> None:
     """Talk with a model.
 
