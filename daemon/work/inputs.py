@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
@@ -34,6 +35,7 @@ MAX_BACKOFF_SECONDS = 30.0
 MAX_FAILURES = 12
 """How often in a row a download may break off without a new byte before the job is given back."""
 MAX_DAMAGED = 2
+_GONE = ".gone"
 
 DEFAULT_ROOM = InputRoom()
 
@@ -66,6 +68,8 @@ class InputStore:
         self._sleep = sleep
         self._room = room
         self._used: Counter[str] = Counter()
+        # Held while an input becomes used, and while a thread takes an unused one away, which is a moment.
+        self._using = threading.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
 
     @contextlib.asynccontextmanager
@@ -77,7 +81,8 @@ class InputStore:
         Raises RunnerError.
         """
         digests = [one.sha256.hex() for one in offer.inputs]
-        self._used.update(digests)
+        with self._using:
+            self._used.update(digests)
         try:
             yield await self._all(offer, report)
         finally:
@@ -163,12 +168,19 @@ class InputStore:
             is_enough = shutil.disk_usage(self._folder).free >= 3 * size + self._room.free_bytes
             if total + size <= self._room.kept_bytes and is_enough:
                 break
-            if not self._used[path.stem]:
-                path.unlink(missing_ok=True)
+            if (gone := self._taken_away(path)) is not None:
+                gone.unlink(missing_ok=True)
                 total -= bytes_
         # Once downloaded, once packed for its job, and once in the job's folder.
         if shutil.disk_usage(self._folder).free < 3 * size + self._room.free_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _taken_away(self, path: Path) -> Path | None:
+        """Where an input lies that nobody uses, out of reach of a job that comes now; None if it is used."""
+        with self._using, contextlib.suppress(FileNotFoundError):  # another thread took it away
+            if not self._used[path.stem]:
+                return path.replace(path.with_suffix(_GONE))
+        return None
 
 
 class _Arriving:

@@ -316,7 +316,7 @@ class Jobs:
         ):
             return _replayed(earlier, request), []
         if request.of_batch is not None:
-            _check_batch(request.of_batch)
+            _check_batch(request.of_batch, ms(self._clock))
         check_can_be_run(request.job_type)
         check_gpu_exists(request.gpu_model)
         self._check_open_jobs(renter_id)
@@ -428,10 +428,14 @@ def _reserve(job: Job, limits: KeyLimits) -> None:
     check_budgets(job.key_id, limits, used, job.hold_micros, job.created_ms, reported)
 
 
-def _check_batch(batch_id: int) -> None:
-    """Raises BATCH_NOT_OPEN. Locks the batch: its cancel comes before the job, or finds it."""
+def _check_batch(batch_id: int, now_ms: int) -> None:
+    """Raises BATCH_NOT_OPEN, also if its key is revoked or over.
+
+    Locks the batch: its cancel comes before the job, or finds it.
+    """
     batch = batches.lock(batch_id)
-    if batch is None or not batch.takes_jobs:
+    is_withdrawn = batch is not None and batch.key_id is not None and keys.is_withdrawn(batch.key_id, now_ms)
+    if batch is None or not batch.takes_jobs or is_withdrawn:
         raise DomainError(Reason.BATCH_NOT_OPEN, "this batch takes no more jobs; nothing was changed")
 
 

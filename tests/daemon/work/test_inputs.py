@@ -182,6 +182,35 @@ async def test_what_was_unused_longest_goes_first_and_what_is_used_stays(tmp_pat
     assert left == {hashlib.sha256(contents[number]).hexdigest() for number in (0, 3)}
 
 
+async def test_an_input_that_another_job_takes_up_while_room_is_made_is_there_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its removal was decided before the other job said that it needs it, and happens after that job looked."""
+    first, second = (bytes([number]) * 1000 for number in range(2))
+    server = Server(first)
+    inputs = store(server, tmp_path, kept_bytes=1500)
+    await held(inputs, offer(first))
+    removing, has_looked = threading.Event(), threading.Event()
+    unlink = Path.unlink
+
+    def late(path: Path, *args: Any, **kwargs: Any) -> None:
+        if not removing.is_set():
+            removing.set()
+            assert has_looked.wait(10)
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "unlink", late)
+    server.contents[0] = second
+    makes_room = asyncio.create_task(held(inputs, offer(second)))
+    assert await asyncio.to_thread(removing.wait, 10)
+    server.contents[0] = first
+    async with inputs.held(offer(first)) as given:
+        has_looked.set()
+        server.contents[0] = second
+        assert await makes_room == [second]
+        assert given[0].file.read_bytes() == first
+
+
 async def test_download_reports_how_much_of_all_inputs_is_here(tmp_path: Path) -> None:
     server = Server(DATA, OTHER)
     heard: list[tuple[int, int, int]] = []

@@ -652,6 +652,33 @@ async def test_key_that_is_revoked_or_expires_ends_the_batch_that_it_created(
     assert await open_jobs(market) == []
 
 
+async def test_no_line_becomes_a_job_after_its_key_is_revoked(
+    any_market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = any_market
+    renter = await market.renter()
+    asked = keys_pb2.CreateKeyRequest(name="k", scopes=[options_pb2.SCOPE_INFERENCE])
+    made = await market.key_service.CreateKey(asked, metadata=renter.metadata)
+    batch_id = await started(market, Party(renter.id, made.api_key), 3)
+    submit = Chats.submit
+
+    async def submit_late(self: Chats, *who: Any, **rest: Any) -> Any:
+        """The key is revoked while the second line is on its way."""
+        if rest["idempotency_key"].endswith(":2"):
+            monkeypatch.setattr(Chats, "submit", submit)
+            revoke = keys_pb2.RevokeKeyRequest(key_id=made.key.id)
+            await market.key_service.RevokeKey(revoke, metadata=renter.metadata)
+        return await submit(self, *who, **rest)
+
+    monkeypatch.setattr(Chats, "submit", submit_late)
+    await market.server.services.batch_runs.tick()
+    assert await market.sql(Job.select().count) == 1
+    await market.run_batches()
+    assert await market.sql(Job.select().count) == 1
+    batch = await get(market, renter, batch_id)
+    assert batch.stop_reason == "account_closed"
+
+
 async def test_webhook_hears_of_the_batch_and_not_of_its_lines(sqlite_url: str, clock: Any) -> None:
     async with running_server.running(sqlite_url, clock, webhooks_allow_private=True) as market:
         renter, provider = await market.renter(), await market.provider()
