@@ -111,8 +111,8 @@ class Group:
 
     @property
     def audience(self) -> str:
-        """Whom it is for: operators if most endpoints are theirs and the others public, providers if only they
-        may call most, or renters may call none."""
+        """Whom it is for: operators if most endpoints are theirs and the others public, providers
+        if only they may call most, or renters may call none."""
         roles = [set(operation.roles) - {"public"} for operation in self.operations]
         if all(role <= {"admin"} for role in roles) and sum(map(bool, roles)) * 2 > len(roles):
             return "operators"

@@ -1,9 +1,10 @@
 """Measures the pages in Chromium: the first load of each, and a chat's first token beside the API's.
 
-The figures of a first load are the bytes transferred and the seconds until the page is usable, which each page
-marks itself: by the browser's clock, from the beginning of the navigation, so that the driver's own waiting does
-not count. Each load uses a new browser context with an empty cache. The pages take turns, with the smallest file
-of the site as the floor: what Chromium takes for itself. The chats have a market of their own.
+The figures of a first load are the bytes transferred and the seconds until the page is usable, which each
+page marks itself: by the browser's clock, from the beginning of the navigation, so that the driver's own
+waiting does not count. Each load uses a new browser context with an empty cache. The pages take turns, with
+the smallest file of the site as the floor: what Chromium takes for itself. The chats have a market of their
+own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measures how much later an answer's first token is on the playground's page than at a client of the API.
 
-Chats are asked in turns by a program and by the page, of the same market and the same scripted engine. Each is the
-first message of its conversation, so that the page sends no more than the program.
+Chats are asked in turns by a program and by the page, of the same market and the same scripted engine. Each
+is the first message of its conversation, so that the page sends no more than the program.
 """
 
 from __future__ import annotations
