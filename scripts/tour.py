@@ -38,7 +38,6 @@ READY = "html[data-ready]"
 PATIENCE_MS = 300_000
 """A loaded machine is slow; a page that never comes is an error all the same."""
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_HOME_READY = ".live-count:not(:empty)"
 _GPUS = (
     ("NVIDIA GeForce RTX 4090", 24564, "Riyadh RTX Node"),
     ("NVIDIA H100 80GB HBM3", 81559, "Jeddah H100"),
@@ -176,7 +175,12 @@ class Tour:
         address, _, view = path.partition("#")
         tab.goto("about:blank")
         tab.goto(f"{self.url}{address}?lang={language}{f'#{view}' if view else ''}")
-        tab.wait_for_selector(_HOME_READY if address == "/" else READY)
+        tab.wait_for_selector(READY)
+
+    def icon(self) -> str:
+        """The path of the smallest file of the site."""
+        page = self.market.http.get("/").raise_for_status().text
+        return page.partition('<link rel="icon" href="')[2].partition('"')[0]
 
     def log_in(self, context: BrowserContext, role: str) -> None:
         """Logs a browser in; all of a role share one log-in."""

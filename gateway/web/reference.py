@@ -111,10 +111,10 @@ class Group:
 
     @property
     def audience(self) -> str:
-        """Whom it is for: operators if every endpoint is theirs, providers if only they
-        may call most, or renters may call none."""
+        """Whom it is for: operators if most endpoints are theirs and the others public, providers
+        if only they may call most, or renters may call none."""
         roles = [set(operation.roles) - {"public"} for operation in self.operations]
-        if all(role == {"admin"} for role in roles):
+        if all(role <= {"admin"} for role in roles) and sum(map(bool, roles)) * 2 > len(roles):
             return "operators"
         is_of_providers = sum(role == {"provider"} for role in roles) * 2 > len(roles)
         is_of_others = any({"renter", "public"} & set(operation.roles) for operation in self.operations)

@@ -134,9 +134,9 @@ def _static_files() -> tuple[str, dict[str, Document]]:
     }
 
 
-def _modules(name: str) -> list[str]:
-    """The modules that a script needs, so that a page can ask for all at once."""
-    folder, found = resources.files("gateway.web") / "static", [name]
+def _modules(page: str) -> list[str]:
+    """The modules that a page's script needs, so that the page can ask for all at once."""
+    folder, found = resources.files("gateway.web") / "static", [f"{page}.js"]
     for module in found:  # grows meanwhile
         needed = _IMPORT.findall((folder / module).read_text("utf-8"))
         found += [each for each in dict.fromkeys(needed) if each not in found]

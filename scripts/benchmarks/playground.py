@@ -1,6 +1,7 @@
 """Measures how much later an answer's first token is on the playground's page than at a client of the API.
 
-Chats are asked in turns by a program and by the page, of the same market and the same scripted engine.
+Chats are asked in turns by a program and by the page, of the same market and the same scripted engine. Each
+is the first message of its conversation, so that the page sends no more than the program.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ WARM_UPS = 3
 # Milliseconds from the submit of the form until the first text is in the page, and until its frame is drawn.
 _FIRST_TEXT = """() => new Promise((resolve) => {
   const log = document.querySelector('[role="log"]');
-  const before = log.children.length;
+  document.querySelector("#anew").click();
   const observer = new MutationObserver(() => {
-    if (!log.children[before + 1]?.querySelector("p").textContent) return;
+    if (!log.children[1]?.querySelector("p").textContent) return;
     observer.disconnect();
     const there = performance.now() - began;
     requestAnimationFrame(() => resolve([there, performance.now() - began]));

@@ -524,7 +524,10 @@ def test_provider_sees_its_earnings_machine_and_set_up(page: Page, market: Marke
     page.get_by_role("link", name="Rates and hours").click()
     expect(page.get_by_role("form", name="Language model")).to_contain_text("The platform's rate")
     page.get_by_role("link", name="Set-up").click()
-    expect(page.locator(".steps")).to_contain_text(f"export DCP_SERVER={market.grpc_address}")
+    command = f"sudo dcp-daemon setup --server {market.grpc_address}"
+    expect(page.locator(".steps").first).to_contain_text(command)
+    page.get_by_text("By hand, without systemd").click()
+    expect(page.locator(".steps").last).to_contain_text(f"export DCP_SERVER={market.grpc_address}")
     page.goto("/renter")
     expect(page.locator("#view")).to_contain_text("renter's key")
     expect(page.get_by_role("link", name="Log in with another account")).to_be_visible()

@@ -384,7 +384,7 @@ def test_market_shows_six_providers_first_then_all_and_filters(page: Page, marke
     expect(rows).to_have_count(0)
     expect(page.locator("#nothing")).to_be_visible()
     page.get_by_label("Least memory, GB").fill("")
-    page.get_by_label("Kind of job").select_option(label="language models")
+    page.get_by_label("Kind of job").select_option(label="Language model")
     expect(page.locator(".live-count")).to_contain_text("match")
     expect(page.get_by_label("Sort by").locator("option[data-needs-model]")).to_be_disabled()
 

@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from dcp.v1 import errors_pb2, options_pb2
+from dcp.v1 import errors_pb2, jobs_pb2, options_pb2, providers_pb2, standing_pb2
+from google.protobuf.descriptor import EnumDescriptor
 
+from common.json_form import enum_names
 from gateway.dialects.table import DIALECTS
 from gateway.doors import doors as served_doors
 from gateway.languages import ARABIC, ENGLISH, LANGUAGES, Language
@@ -335,6 +337,26 @@ def test_every_text_of_the_scripts_is_translated() -> None:
     assert words_of_scripts() == translated.keys()
 
 
+@pytest.mark.parametrize(
+    ("place", "enum"),
+    [
+        ("function kindName", jobs_pb2.JobType.DESCRIPTOR),
+        ("function outcomeName", jobs_pb2.AttemptOutcome.DESCRIPTOR),
+        ("function failureName", jobs_pb2.FailureReason.DESCRIPTOR),
+        ("function waitName", jobs_pb2.JobCondition.DESCRIPTOR),
+        ("const obstacles", jobs_pb2.Obstacle.DESCRIPTOR),
+        ("function standingName", standing_pb2.Standing.DESCRIPTOR),
+        ("function standingReason", standing_pb2.StandingReason.DESCRIPTOR),
+        ("function statusName", providers_pb2.ProviderStatus.DESCRIPTOR),
+    ],
+)
+def test_every_code_that_pages_show_has_words(place: str, enum: EnumDescriptor) -> None:
+    text = (WEB / "static" / "words.js").read_text().partition(place)[2].partition("\n}")[0]
+    words = set(re.findall(r'(?:^|[{,])\s*"?([\w-]+)"?: \[?t\(', text, re.MULTILINE))
+    names = {name for number, name in enum_names(enum).items() if number}
+    assert names - words == set()
+
+
 @pytest.mark.parametrize("path", [*LOCALES.rglob("*.json"), WEB / "static" / "texts.ar.json"], ids=str)
 def test_translations_are_arabic_and_keep_what_is_filled_in(path: Path) -> None:
     for english, arabic in json.loads(path.read_text()).items():
@@ -395,7 +417,8 @@ async def test_pages_load_nothing_from_other_hosts_and_nothing_inline(
         r'(?:<script[^>]*|<img[^>]*|<link[^>]*rel="[^"]*"[^>]*) (?:src|href)="([^"]+)"', answer.text
     )
     assert loaded
-    assert all(address.startswith(("/static/", "/docs/form.json", "?lang=")) for address in loaded), loaded
+    own = ("/static/", "/docs/form.json", "?lang=", "/api/dc1/", "/v1/models")
+    assert all(address.startswith(own) for address in loaded), loaded
 
 
 def test_markup_in_a_comment_stays_text() -> None:

@@ -1,17 +1,19 @@
 // What the pages of an account share: requests by the browser's log-in, the dialog that renews it, money and times.
 // Keys are never stored here: the log-in is a cookie that scripts cannot read.
-import { byId, make } from "./elements.js";
+import { byId, make, usable } from "./elements.js";
 import { NoPasskey, answerPasskey } from "./passkeys.js";
 import { number, t } from "./texts.js";
 
 export const BASE = "/api/dc1";
 const MICROS_PER_SAR = 100_000_000;
+export const MICROS_PER_HALALA = 1_000_000;
 const RETRY_SECONDS = [1, 2, 4, 8, 15];
 const PASSING = new Set(["UNAVAILABLE", "STORE_UNAVAILABLE", "OVERLOADED", "OUTCOME_UNKNOWN", "TIMEOUT"]);
 export const ROLES = { renter: { page: "/renter", path: "renters" }, provider: { page: "/provider", path: "providers" }, operator: { page: "/operator", path: "admin" } };
 
 // The account that this page shows, once known, and what tells other tabs that another one has logged in or out.
 let shownAccount;
+let profile;
 const channel = new BroadcastChannel("dcp-log-ins");
 
 /** A request that the server refused, or that did not arrive: `code` is empty then. */
@@ -43,7 +45,7 @@ async function send(method, path, body, headers) {
   try {
     answer = await fetch(path.startsWith("/v1/") ? path : BASE + path, {
       method,
-      headers: { ...typeOf(body), ...headers },
+      headers: { ...(method === "GET" ? {} : typeOf(body)), ...headers },
       body: body === undefined || isRaw(body) ? body : JSON.stringify(body),
     });
   } catch {
@@ -70,8 +72,12 @@ function plain(answer) {
   return typeof answer.error === "object" && answer.error ? { ...answer.error, error: answer.error.message, code: answer.error.reason } : answer;
 }
 
-/** Reads until it succeeds. */
-export const read = (path, isWanted) => keepTrying(() => api("GET", path), isWanted);
+/** Reads until it succeeds. The account's profile, which the page has read first of all, is not read again for its first view. */
+export function read(path, isWanted) {
+  const known = profile && path === profileOf(pageRole()) ? profile : undefined;
+  profile = undefined;
+  return known ?? keepTrying(() => api("GET", path), isWanted);
+}
 
 /** Works until it succeeds: while the server is away the page says so, and goes on by itself.
  * Only for what may be sent twice. */
@@ -234,7 +240,7 @@ export function keyForm(role, done) {
   const key = make("input", { type: "password", id: "key", dir: "ltr", autocomplete: "off", spellcheck: "false", required: true, maxlength: "512" });
   const problem = problemPlace();
   const button = make("button", { class: "primary" }, t("Log in"));
-  const form = make("form", { class: "stack" }, field(t("Key of your account"), key, t("It begins with {prefix} and is sent once. This page does not keep it.", { prefix: `dcp-${role}-` })), problem, button);
+  const form = make("form", { class: "stack" }, field(t("Key of your account"), key, t("It begins with {prefix} and is sent once. This page does not keep it.", { prefix: `\u2066dcp-${role}-\u2069` })), problem, button);
   onSubmit(form, problem, async () => {
     const answer = await logInByKey(key.value.trim(), role);
     key.value = "";
@@ -279,14 +285,36 @@ export function onSubmit(form, problem, work) {
     try {
       await work();
     } catch (error) {
-      if (!(error instanceof Refused) && !(error instanceof NoPasskey)) throw error;
-      problem.textContent = error.message;
-      problem.hidden = false;
+      say(problem, error);
     } finally {
       form.removeAttribute("aria-busy");
       button.removeAttribute("aria-disabled");
     }
   });
+}
+
+/** Runs `work` at a click, one at a time; what fails is said in `problem`. */
+export function onClick(button, problem, work) {
+  button.addEventListener("click", async () => {
+    if (button.hasAttribute("aria-disabled")) return;
+    button.setAttribute("aria-disabled", "true");
+    problem.hidden = true;
+    try {
+      await work();
+    } catch (error) {
+      say(problem, error);
+    } finally {
+      button.removeAttribute("aria-disabled");
+    }
+  });
+  return button;
+}
+
+/** Says in `problem` why something failed. Faults of ours are thrown. */
+export function say(problem, error) {
+  if (!(error instanceof Refused) && !(error instanceof NoPasskey)) throw error;
+  problem.textContent = error.message;
+  problem.hidden = false;
 }
 
 export function input(id, attributes = {}) {
@@ -313,7 +341,8 @@ export function sar(micros) {
 export function time(text) {
   if (!text) return "–";
   const format = new Intl.DateTimeFormat(`${document.documentElement.lang}-u-nu-latn`, { dateStyle: "medium", timeStyle: "short" });
-  return make("time", { datetime: text }, format.format(new Date(text)));
+  const words = format.format(new Date(text)).replace(/ (?=\S{1,2}$)/, "\u00a0"); // no line begins with the half of the day
+  return make("time", { datetime: text }, words);
 }
 
 /** Code, names of models and ids, which run from left to right in both languages. */
@@ -342,6 +371,9 @@ export function roleName(role) {
   return { support: t("support"), finance: t("finance"), admin: t("admin") }[role] ?? role;
 }
 
+/** The heading of a view, with what belongs beside it. */
+export const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), ...(more.length ? [make("div", { class: "buttons" }, ...more)] : []));
+
 /** A part of a view, with its heading. */
 export const card = (heading, ...parts) => make("section", { class: "card" }, make("h2", {}, heading), ...parts);
 
@@ -358,6 +390,25 @@ export function table(caption, heads, rows, empty) {
   if (!rows.length) return make("p", { class: "empty" }, empty);
   const body = rows.map((cells) => make("tr", {}, ...cells.map((cell, i) => make(i ? "td" : "th", i ? { "data-head": heads[i] } : { scope: "row", "data-head": heads[0] }, cell ?? "–"))));
   return make("table", { class: "rows" }, make("caption", { class: "unseen" }, caption), make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...body));
+}
+
+/** A list with a button for its older entries: `readPage(next)` returns `{items, next}`. */
+export async function inPages(readPage, tableOf) {
+  const found = [];
+  const place = make("div");
+  const problem = problemPlace();
+  const more = make("button", { type: "button", hidden: true }, t("Show older"));
+  let next;
+  async function load() {
+    const page = await readPage(next);
+    found.push(...page.items);
+    next = page.next;
+    more.hidden = !next;
+    place.replaceChildren(tableOf(found));
+  }
+  onClick(more, problem, load);
+  await load();
+  return make("div", {}, place, problem, more);
 }
 
 /** A secret that is shown once, with a button that copies it. */
@@ -396,6 +447,15 @@ export async function watch(live, seconds, look) {
   }
 }
 
+/** A view whose module is loaded when it is shown first, or when the page has nothing else to do. */
+export function later(load, name) {
+  const loaded = () => load().catch(() => {
+    throw new Refused(t("The server cannot be reached. Check the connection and try again."));
+  });
+  const view = async (draw, live, ...rest) => (await keepTrying(loaded, () => live.is))[name](draw, live, ...rest);
+  return Object.assign(view, { load });
+}
+
 /** Shows the view that the address names, and the one after each change of it. `parents` names the view of the list to
  * which a view of one thing belongs. */
 export function startViews(views, first, parents = { job: "jobs" }) {
@@ -421,7 +481,7 @@ export function startViews(views, first, parents = { job: "jobs" }) {
       if (live.is) place.replaceChildren(...parts);
     };
     try {
-      if (shownAccount === undefined) await read(profileOf(pageRole()), () => live.is);
+      if (shownAccount === undefined) profile = await read(profileOf(pageRole()), () => live.is);
       await views[known](draw, live, decodeURIComponent(rest.join("/")));
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -429,7 +489,7 @@ export function startViews(views, first, parents = { job: "jobs" }) {
     }
     if (!live.is) return;
     place.removeAttribute("aria-busy");
-    document.documentElement.dataset.ready = known;
+    usable(known);
   }
   addEventListener("hashchange", async () => {
     delete document.documentElement.dataset.ready;
@@ -438,5 +498,5 @@ export function startViews(views, first, parents = { job: "jobs" }) {
     scrollTo(0, 0);
   });
   byId("log-out")?.addEventListener("click", () => logOut(false));
-  show();
+  show().then(() => (window.requestIdleCallback ?? setTimeout)(() => Object.values(views).forEach((view) => view.load?.().catch(() => {}))));
 }

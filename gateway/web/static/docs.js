@@ -1,6 +1,5 @@
 // The documents: search, tabs of code, the current place in the contents, and the form where a page has it.
-import { startConsole } from "./console.js";
-import { addCopyButtons, byId, make, showOrigin } from "./elements.js";
+import { addCopyButtons, byId, make, showOrigin, usable } from "./elements.js";
 import { startTabs } from "./tabs.js";
 import { mark, t } from "./texts.js";
 
@@ -19,7 +18,7 @@ if (!(await movedOn())) {
   if (byId("try")) await startForm();
   openFromAddress();
   addEventListener("hashchange", openFromAddress);
-  document.documentElement.dataset.ready = "";
+  usable();
 }
 
 function loadIndex() {
@@ -48,6 +47,7 @@ function inLanguage(address, code = language) {
 }
 
 async function startForm() {
+  const { startConsole } = await import("./console.js"); // most pages have no form
   const choose = await startConsole();
   const first = document.querySelector("[data-try]");
   if (first) choose(first.dataset.try);

@@ -15,6 +15,14 @@ export function once() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+const USABLE = "usable";
+
+/** Says that the page, or a view of it, can be used now: to programs that wait for it, and to whoever measures it. */
+export function usable(name = "") {
+  document.documentElement.dataset.ready = name;
+  performance.mark(USABLE);
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** Puts this page's origin where the samples name the public one. */

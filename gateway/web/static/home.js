@@ -1,22 +1,12 @@
 // The market: live providers and the models that they serve, from the public routes. The server filters and sorts.
-import { addCopyButtons, byId, make, showOrigin } from "./elements.js";
-import { mark, number, t } from "./texts.js";
+import { addCopyButtons, byId, make, showOrigin, usable } from "./elements.js";
+import { number, t } from "./texts.js";
+import { kindName, standingName } from "./words.js";
 
 const SECONDS_BETWEEN = 15;
 const FEW = 6;
 const MANY = 200; // the most that one page of the API has
-const NONE = "–";
-const JOB_TYPES = {
-  "llm-inference": mark("language models"),
-  embeddings: mark("embeddings"),
-  image_generation: mark("images"),
-  training: mark("training"),
-  rendering: mark("rendering"),
-  benchmark: mark("benchmarks"),
-  custom_container: mark("containers"),
-  vllm_serve: mark("serving by vLLM"),
-};
-const STANDINGS = { new: mark("new"), proven: mark("proven"), trusted: mark("trusted"), suspect: mark("suspect"), banned: mark("banned") };
+const KINDS = ["llm-inference", "embeddings", "image_generation", "training", "rendering", "benchmark", "custom_container"];
 
 const count = document.querySelector(".live-count");
 const form = byId("filters");
@@ -26,7 +16,7 @@ let [timer, wanted, shown, shownModels] = [undefined, 0, FEW, FEW];
 showOrigin();
 addCopyButtons(t);
 form.hidden = false;
-for (const [type, name] of Object.entries(JOB_TYPES)) byId("job-type").append(make("option", { value: type }, t(name)));
+byId("job-type").append(...KINDS.map((kind) => make("option", { value: kind }, kindName(kind))));
 form.addEventListener("input", settle);
 form.addEventListener("submit", (event) => event.preventDefault());
 all.addEventListener("click", () => {
@@ -70,6 +60,7 @@ async function refresh() {
     if (mine !== wanted) return; // newer filters have their own answer
     showOffers(offers, model);
     showModels(served.data, prices.prices, offers.providers);
+    usable();
   } catch {
     if (mine !== wanted) return;
     count.textContent = t("The list cannot be loaded now; the page tries again automatically.");
@@ -95,21 +86,24 @@ function offer(provider, model) {
   const tokens = ofModels.filter(({ price }) => price?.sar_per_million_output_tokens).map(({ price }) => Number(price.sar_per_million_output_tokens));
   const speeds = ofModels.map((entry) => entry.tokens_per_second).filter(Boolean);
   const standing = provider.standing?.standing;
-  const kinds = [...new Set(prices.map((entry) => entry.job_type).filter(Boolean))].map((type) => t(JOB_TYPES[type] ?? type));
+  const kinds = [...new Set(prices.map((entry) => entry.job_type).filter(Boolean))].map(kindName);
   const name = make("small", {}, make("bdi", {}, provider.name), " · ", provider.accepting_jobs ? t("takes jobs") : t("takes no jobs now"));
   const share = provider.reliability;
   return make("tr", { role: "row" },
     make("th", { role: "rowheader", scope: "row" }, make("span", { class: provider.accepting_jobs ? "dot" : "dot waiting", "aria-hidden": "true" }), gpu(provider), name),
-    cell(t("Memory"), provider.gpu_vram_mib ? figure(`${number(provider.gpu_vram_mib / 1024, { maximumFractionDigits: 0 })} GB`) : NONE),
+    cell(t("Memory"), provider.gpu_vram_mib ? figure(`${number(provider.gpu_vram_mib / 1024, { maximumFractionDigits: 0 })} GB`) : none()),
     cell(t("SAR per hour"), range(hours)),
     cell(t("SAR per 1M tokens"), range(tokens)),
-    cell(t("Tokens per second"), speeds.length ? figure(number(Math.max(...speeds), { maximumFractionDigits: 0 })) : t("not measured")),
-    cell(t("Reliability"), share === undefined || share === null ? t("no jobs yet") : figure(number(share, { style: "percent", maximumFractionDigits: 0 })),
+    cell(t("Tokens per second"), speeds.length ? figure(number(Math.max(...speeds), { maximumFractionDigits: 0 })) : none(t("not measured"))),
+    cell(t("Reliability"), share === undefined || share === null ? none(t("no jobs yet")) : figure(number(share, { style: "percent", maximumFractionDigits: 0 })),
       ...(provider.reliability_attempts ? [make("small", {}, t("of {count} jobs", { count: number(provider.reliability_attempts) }))] : [])),
-    cell(t("Standing"), standing ? make("span", { class: standing }, t(STANDINGS[standing] ?? standing)) : NONE),
-    cell(t("Kinds of jobs"), kinds.length ? kinds.join(t(", ")) : NONE),
+    cell(t("Standing"), standing ? make("span", { class: standing }, standingName(standing)) : none()),
+    cell(t("Kinds of jobs"), kinds.length ? kinds.join(t(", ")) : none()),
   );
 }
+
+/** What stands where there is no figure. */
+const none = (text = "–") => make("span", { class: "none" }, text);
 
 function cell(label, ...children) {
   return make("td", { role: "cell", "data-label": label }, ...children);
@@ -121,7 +115,7 @@ function figure(text) {
 }
 
 function range(values) {
-  if (!values.length) return NONE;
+  if (!values.length) return none();
   const [low, high] = [Math.min(...values), Math.max(...values)].map((value) => number(value, { maximumFractionDigits: 4 }));
   return figure(low === high ? low : `${low}–${high}`);
 }
@@ -149,10 +143,10 @@ function showModels(served, prices, providers) {
     const speeds = offered.filter(({ model }) => model === entry.id).map((one) => one.tokens_per_second).filter(Boolean);
     return make("tr", { role: "row" },
       make("th", { role: "rowheader", scope: "row" }, figure(entry.id)),
-      cell(t("Context, tokens"), entry.context_length ? figure(number(entry.context_length)) : NONE),
+      cell(t("Context, tokens"), entry.context_length ? figure(number(entry.context_length)) : none()),
       cell(t("SAR per 1M tokens read"), price.sar_per_million_input_tokens ? figure(price.sar_per_million_input_tokens) : t("paid by time")),
       cell(t("SAR per 1M tokens written"), price.sar_per_million_output_tokens ? figure(price.sar_per_million_output_tokens) : t("paid by time")),
-      cell(t("Fastest, tokens per second"), speeds.length ? figure(number(Math.max(...speeds), { maximumFractionDigits: 0 })) : t("not measured")),
+      cell(t("Fastest, tokens per second"), speeds.length ? figure(number(Math.max(...speeds), { maximumFractionDigits: 0 })) : none(t("not measured"))),
     );
   }));
   allModels.hidden = served.length <= FEW;

@@ -1,6 +1,6 @@
 // The page of an invitation: a new operator creates a passkey and is logged in. The code is in the link's fragment.
 import { ROLES, Refused, acceptInvitation, field, input, onSubmit, openInvitation, roleName } from "./account.js";
-import { byId, make } from "./elements.js";
+import { byId, make, usable } from "./elements.js";
 import { createPasskey } from "./passkeys.js";
 import { t } from "./texts.js";
 
@@ -17,7 +17,7 @@ async function start() {
     const said = isOver ? t("This invitation was used, is older than a day, or its link is not whole. Ask an admin for another one.") : error.message;
     place.replaceChildren(make("p", { class: "wrong notice-wrong", role: "alert" }, said), make("p", {}, make("a", { href: "/log-in?role=operator" }, t("Log in as an operator"))));
   }
-  document.documentElement.dataset.ready = "invitation";
+  usable("invitation");
 }
 
 function show(code, first) {

@@ -1,6 +1,6 @@
 // The log-in page: by a mailed link or code, by a key; a new account; and a lost key.
 import { Refused, ROLES, api, askByMail, field, input, keyForm, logInByNewKey, onSubmit, passkeyForm, redeemCode, secretOnce, time } from "./account.js";
-import { byId, copy, make } from "./elements.js";
+import { byId, copy, make, usable } from "./elements.js";
 import { t } from "./texts.js";
 
 const LONGEST_CODE = 100;
@@ -30,16 +30,12 @@ async function start() {
       if (!(error instanceof Refused)) throw error;
       show();
       place.prepend(make("p", { class: "wrong notice-wrong", role: "alert" }, linkProblem(error)));
-      ready();
+      usable("log-in");
       return;
     }
   }
   show();
-  ready();
-}
-
-function ready() {
-  document.documentElement.dataset.ready = "log-in";
+  usable("log-in");
 }
 
 function enter(answer) {

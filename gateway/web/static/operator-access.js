@@ -1,5 +1,5 @@
 // How an operator gets in: who is logged in, its passkeys, its keys for scripts, and the end of its log-ins.
-import { Refused, api, card, field, input, latin, logOut, onSubmit, problemPlace, read, roleName, secretOnce, select, table, time } from "./account.js";
+import { api, card, field, input, latin, logOut, onClick, onSubmit, problemPlace, read, roleName, secretOnce, select, table, time, title } from "./account.js";
 import { copy, make } from "./elements.js";
 import { createPasskey } from "./passkeys.js";
 import { t } from "./texts.js";
@@ -17,7 +17,7 @@ export async function access(draw, live, _, made = make("div")) {
   const everywhere = make("button", { type: "button" }, t("Log out everywhere"));
   everywhere.addEventListener("click", () => logOut(true));
   draw(
-    make("div", { class: "head" }, make("h1", {}, make("bdi", {}, operator.name)), make("span", { class: "badge" }, roleName(operator.role))),
+    title(make("bdi", {}, operator.name), make("span", { class: "badge" }, roleName(operator.role))),
     make("p", {}, t("Logged in until:"), " ", time(end)),
     made,
     problem,
@@ -37,19 +37,10 @@ function keyRow(key, problem, again) {
 }
 
 function action(label, name, problem, work, again) {
-  const button = make("button", { type: "button", class: "small danger", "aria-label": `${label}: ${name}` }, label);
-  button.addEventListener("click", async () => {
-    problem.hidden = true;
-    try {
-      await work();
-      await again();
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      problem.textContent = error.message;
-      problem.hidden = false;
-    }
+  return onClick(make("button", { type: "button", class: "small danger", "aria-label": `${label}: ${name}` }, label), problem, async () => {
+    await work();
+    await again();
   });
-  return button;
 }
 
 function addForm(again) {

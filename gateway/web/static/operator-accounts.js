@@ -1,10 +1,9 @@
 // The operator's search, the pages of renters, providers and jobs, and the audit log.
-import { api, badge, field, figure, input, latin, money, onSubmit, read, Refused, select, table, time } from "./account.js";
+import { api, badge, card, field, figure, input, latin, MICROS_PER_HALALA, money, onSubmit, problemPlace, read, Refused, select, table, time, title } from "./account.js";
 import { make } from "./elements.js";
-import { whyName } from "./operator-health.js";
-import { act, ago, card, facts, link, MICROS_PER_HALALA, name, page, paged, percent, problemPlace, textarea, title } from "./operator-parts.js";
-import { standingName, standingReason, statusName } from "./provider-words.js";
+import { act, ago, facts, link, name, page, paged, percent, textarea } from "./operator-parts.js";
 import { number, t } from "./texts.js";
+import { actName, kindName, obstacleName, outcomeName, scopeName, standingName, standingReason, statusName, waitName } from "./words.js";
 
 const FEW = 10;
 const SHOWN_CHARACTERS = 20_000;
@@ -55,7 +54,7 @@ function providerList(text) {
 export function jobList(values) {
   return paged(t("Jobs"), [t("Job"), t("State"), t("Model"), t("Submitted"), t("Cost")], async (before) => {
     const answer = await read(page("/admin/jobs", { ...values, before_job_id: before }, FEW));
-    const rows = answer.jobs.map((job) => [link("job", job.job_id), badge(job.status), latin(job.model || job.job_type), time(job.created_at), cost(job)]);
+    const rows = answer.jobs.map((job) => [link("job", job.job_id), badge(job.status), job.model ? latin(job.model) : kindName(job.job_type), time(job.created_at), cost(job)]);
     return { rows, next: answer.next_before_job_id };
   }, t("No job matches."));
 }
@@ -125,7 +124,7 @@ export function transferName(kind) {
 function keyList(of, id) {
   return paged(t("Keys"), [t("Key"), t("For"), t("Created"), t("Last used"), t("State")], async (before) => {
     const answer = await read(page(`/admin/${of}/${id}/keys`, { before_id: before }));
-    const rows = answer.keys.map((key) => [make("span", {}, key.main ? t("Main key") : name(key.name), " ", latin(`…${key.last4}`)), key.main ? t("everything") : latin((key.scopes ?? []).join(", ")), time(key.created_at), time(key.last_used_at), keyState(key)]);
+    const rows = answer.keys.map((key) => [make("span", {}, key.main ? t("Main key") : name(key.name), " ", latin(`…${key.last4}`)), key.main ? t("everything") : (key.scopes ?? []).map(scopeName).join(" · "), time(key.created_at), time(key.last_used_at), keyState(key)]);
     return { rows, next: answer.next_before_id };
   }, t("No keys."));
 }
@@ -169,7 +168,7 @@ export function providerFacts(found) {
 export function standingCard(found) {
   const standing = found.standing ?? {};
   const list = (items) => make("ul", { class: "reasons" }, ...items.map((each) => make("li", {}, each)));
-  const hindrances = (found.hindrances ?? []).map((each) => make("bdi", {}, each.message || each.code));
+  const hindrances = (found.hindrances ?? []).map((each) => obstacleName(each));
   return card(
     t("Standing"),
     make("p", {}, make("strong", {}, standingName(standing.standing)), standing.since ? make("span", { class: "hint" }, " · ", t("since"), " ", time(standing.since)) : ""),
@@ -214,13 +213,13 @@ export async function job(draw, live, id) {
   const { job: found } = await read(path);
   const [why, output, log] = await Promise.all([read(`${path}/why`), found.job_type === "image_generation" ? undefined : optional(`${path}/output`), optional(`${path}/logs`)]);
   const isOpen = !["completed", "failed", "cancelled"].includes(found.status);
-  const considered = (why.providers ?? []).map((each) => [link("provider", each.provider_id), latin(each.code), make("bdi", {}, each.message)]);
+  const considered = (why.providers ?? []).map((each) => [link("provider", each.provider_id), obstacleName(each)]);
   draw(
     title(latin(found.job_id), badge(found.status)),
     make("dl", { class: "figures" }, figure(t("Cost"), cost(found)), figure(t("Submitted"), time(found.created_at)), figure(t("Started"), time(found.started_at)), figure(t("Ended"), time(found.ended_at))),
-    make("div", { class: "pair" }, card(t("Job"), facts([t("Renter"), found.renter_id ? link("renter", found.renter_id) : "–"], [t("Provider"), found.provider_id ? link("provider", found.provider_id) : "–"], [t("Kind of job"), latin(found.job_type)], [t("Model"), found.model ? latin(found.model) : "–"], [t("Why"), whyName(why.code, why.message)])), isOpen ? card(t("Decide"), make("div", { class: "acts" }, ...jobActs(found, again))) : ""),
+    make("div", { class: "pair" }, card(t("Job"), facts([t("Renter"), found.renter_id ? link("renter", found.renter_id) : "–"], [t("Provider"), found.provider_id ? link("provider", found.provider_id) : "–"], [t("Kind of job"), kindName(found.job_type)], [t("Model"), found.model ? latin(found.model) : "–"], [t("Why"), waitName(why)])), ...(isOpen ? [card(t("Decide"), make("div", { class: "acts" }, ...jobActs(found, again)))] : [])),
     card(t("Attempts"), attempts(why.attempts ?? [])),
-    considered.length ? card(t("Providers that were considered"), table(t("Providers that were considered"), [t("Provider"), t("Obstacle"), t("What it means")], considered, t("None."))) : "",
+    considered.length ? card(t("Providers that were considered"), table(t("Providers that were considered"), [t("Provider"), t("What keeps it away")], considered, t("None."))) : "",
     output ? written(t("Output"), output.response ?? "", output.truncated) : "",
     log ? written(t("Log"), log.log ?? "", !log.is_complete) : "",
   );
@@ -244,7 +243,7 @@ export function written(label, text, isLonger = false) {
 }
 
 export function attempts(found) {
-  const rows = found.map((each) => [number(each.attempt), link("provider", each.provider_id), time(each.offered_at), each.outcome ? latin(each.outcome) : t("open"), make("bdi", {}, each.detail || "–")]);
+  const rows = found.map((each) => [number(each.attempt), link("provider", each.provider_id), time(each.offered_at), each.outcome ? outcomeName(each.outcome) : t("open"), make("bdi", {}, each.detail || "–")]);
   return table(t("Attempts"), [t("Attempt"), t("Provider"), t("Offered"), t("Outcome"), t("Note")], rows, t("It was offered to nobody yet."));
 }
 
@@ -262,7 +261,7 @@ function jobActs(found, again) {
 function decisions(object, id) {
   return paged(t("Decisions about it"), [t("Time"), t("Who"), t("What"), t("Change")], async (before) => {
     const answer = await read(page("/admin/audit", { object, object_id: id, before_id: before }));
-    return { rows: answer.entries.map((each) => [time(each.at), name(each.actor), latin(each.action), change(each)]), next: answer.next_before_id };
+    return { rows: answer.entries.map((each) => [time(each.at), name(each.actor), actName(each.action), change(each)]), next: answer.next_before_id };
   }, t("No decision yet."));
 }
 
@@ -305,7 +304,7 @@ export async function audit(draw) {
 function entry(each) {
   const view = VIEWS[each.object];
   const what = `${objectName(each.object)} ${each.object_id}`;
-  return [time(each.at), name(each.actor), latin(each.action), view ? link(view, each.object_id, make("bdi", {}, what)) : make("bdi", {}, what), change(each)];
+  return [time(each.at), name(each.actor), actName(each.action), view ? link(view, each.object_id, make("bdi", {}, what)) : make("bdi", {}, what), change(each)];
 }
 
 function objectName(object) {

@@ -1,9 +1,10 @@
 // The operator's decisions about money: payouts and disputes with their evidence, and the rate card.
-import { api, badge, field, figure, input, latin, money, onSubmit, read, select, table, time } from "./account.js";
+import { api, badge, card, field, figure, input, latin, MICROS_PER_HALALA, money, onSubmit, problemPlace, read, select, table, time, title } from "./account.js";
 import { make } from "./elements.js";
 import { attempts, providerBadge, providerFacts, standingCard, written } from "./operator-accounts.js";
-import { act, ago, card, facts, link, may, MICROS_PER_HALALA, name, page, paged, percent, problemPlace, textarea, title } from "./operator-parts.js";
+import { act, ago, facts, link, may, name, page, paged, percent, textarea } from "./operator-parts.js";
 import { number, t } from "./texts.js";
+import { failureName, kindName, outcomeName } from "./words.js";
 
 const halala = (amount) => money(Number(amount ?? 0) * MICROS_PER_HALALA);
 const inSar = (amount) => halala(amount).textContent;
@@ -124,7 +125,7 @@ export async function dispute(draw, live, id) {
   const path = `/admin/disputes/${encodeURIComponent(id)}`;
   const found = await read(path);
   const { dispute: it, job = {}, provider = {} } = found;
-  const past = (provider.attempts ?? []).slice(0, 20).map((each) => [time(each.ended_at), latin(each.outcome), latin(each.job_type ?? "–"), make("bdi", {}, each.failure_reason ?? "–")]);
+  const past = (provider.attempts ?? []).slice(0, 20).map((each) => [time(each.ended_at), outcomeName(each.outcome), kindName(each.job_type), each.failure_reason ? failureName(each.failure_reason) : "–"]);
   draw(
     title(make("span", {}, t("Dispute"), " ", latin(`#${it.id}`)), disputeBadge(it.status)),
     make("dl", { class: "figures" }, figure(t("Charge"), halala(it.charged_halala)), figure(t("Held from the provider"), halala(it.held_halala)), figure(t("Job"), link("job", it.job_id), badge(job.status ?? "completed")), figure(t("Opened"), time(it.created_at))),
@@ -135,7 +136,7 @@ export async function dispute(draw, live, id) {
         "div",
         { class: "column" },
         card(t("What the renter says"), make("blockquote", {}, make("bdi", {}, it.reason)), make("p", { class: "hint" }, t("Renter:"), " ", job.renter_id ? link("renter", job.renter_id) : "–")),
-        card(t("Job"), facts([t("Kind of job"), latin(job.job_type ?? "–")], [t("Model"), job.model ? latin(job.model) : "–"], [t("Started"), time(job.started_at)], [t("Ended"), time(job.ended_at)], [t("Held at submission"), money(job.billing?.hold_micro_halala)], [t("Charged"), money(job.billing?.actual_cost_micro_halala)])),
+        card(t("Job"), facts([t("Kind of job"), kindName(job.job_type)], [t("Model"), job.model ? latin(job.model) : "–"], [t("Started"), time(job.started_at)], [t("Ended"), time(job.ended_at)], [t("Held at submission"), money(job.billing?.hold_micro_halala)], [t("Charged"), money(job.billing?.actual_cost_micro_halala)])),
         card(t("Attempts"), attempts(found.attempts ?? [])),
         written(t("Output"), found.output ?? "", found.output_truncated),
         written(t("Log"), found.log ?? "", found.log_truncated),
@@ -178,10 +179,10 @@ function decideDispute(it, path, again) {
 export async function prices(draw) {
   const again = () => prices(draw);
   const [{ rates }, card_] = await Promise.all([read("/admin/rates"), read("/prices")]);
-  const listed = card_.prices.map((each) => [latin(each.model ?? each.gpu_model ?? each.job_type), kindOf(each), parts(each.price ?? {}), each.since ? time(each.since) : "–"]);
+  const listed = card_.prices.map((each) => [each.model || each.gpu_model ? latin(each.model ?? each.gpu_model) : kindName(each.job_type), kindOf(each), parts(each.price ?? {}), each.since ? time(each.since) : "–"]);
   draw(
     title(t("Prices")),
-    card(t("Rates by kind of job"), table(t("Rates by kind of job"), [t("Kind of job"), t("SAR per minute")], rates.map((rate) => [latin(rate.job_type), halala(rate.halala_per_minute)]), t("No rates."))),
+    card(t("Rates by kind of job"), table(t("Rates by kind of job"), [t("Kind of job"), t("SAR per minute")], rates.map((rate) => [kindName(rate.job_type), halala(rate.halala_per_minute)]), t("No rates."))),
     card(t("Prices by kind of job, GPU and model"), table(t("Prices by kind of job, GPU and model"), [t("What"), t("Kind"), t("Price in SAR"), t("Since")], listed, t("No prices."))),
     make("div", { class: "ways" }, rateForm(rates, again), modelForm(again), gpuForm(again), storageForm(card_.sar_per_gb_day, again)),
   );
@@ -210,7 +211,7 @@ function sar(id, attributes = {}) {
 }
 
 function rateForm(rates, again) {
-  const kind = select("rate-kind", rates.map((rate) => [rate.job_type, rate.job_type]));
+  const kind = select("rate-kind", rates.map((rate) => [rate.job_type, kindName(rate.job_type)]));
   const amount = sar("rate", { required: true, pattern: "[0-9]+([.][0-9]{1,2})?" });
   const send = () => api("POST", "/admin/rates", { job_type: kind.value, halala_per_minute: Math.round(Number(amount.value) * 100) });
   return priceForm(t("Change a rate"), t("For jobs that are submitted from now on."), [field(t("Kind of job"), kind), field(t("SAR per minute"), amount)], t("Set the rate"), send, again);

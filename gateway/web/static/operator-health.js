@@ -1,9 +1,9 @@
-// The operator's view of the market as a whole: health at a glance, money by day, incidents, and the proof of the ledger.
-import { api, field, figure, input, latin, money, onSubmit, read, sar, secretOnce, select, table, time, watch } from "./account.js";
-import { Chart } from "./charts.js";
+// The operator's view of the market as a whole: health at a glance, incidents, and the proof of the ledger.
+import { api, card, field, figure, input, latin, MICROS_PER_HALALA, money, onSubmit, problemPlace, read, sar, secretOnce, select, table, time, title, watch } from "./account.js";
 import { copy, make } from "./elements.js";
-import { act, ago, card, duration, facts, link, may, MICROS_PER_HALALA, page, paged, problemPlace, title } from "./operator-parts.js";
+import { act, ago, duration, facts, link, may, page, paged } from "./operator-parts.js";
 import { number, t } from "./texts.js";
+import { failureName, kindName, obstacleName, waitName } from "./words.js";
 
 const SECONDS_BETWEEN = 10;
 const BYTES_PER_GB = 1e9;
@@ -43,7 +43,7 @@ function healthParts(found) {
     make(
       "div",
       { class: "ways" },
-      card(t("Why jobs failed in an hour"), table(t("Why jobs failed in an hour"), [t("Reason"), t("Jobs")], (jobs.failures ?? []).map((each) => [latin(each.reason), number(each.jobs)]), t("No job failed."))),
+      card(t("Why jobs failed in an hour"), table(t("Why jobs failed in an hour"), [t("Reason"), t("Jobs")], (jobs.failures ?? []).map((each) => [failureName(each.reason), number(each.jobs)]), t("No job failed."))),
       card(t("Calls that failed in an hour"), table(t("Calls that failed in an hour"), [t("Method"), t("Calls")], (calls.failures ?? []).map((each) => [latin(each.method), number(each.calls)]), t("No call failed.")), make("p", { class: "hint" }, t("Of the server that answered, since"), " ", time(calls.since))),
     ),
     card(t("Disks"), ...((found.disks ?? []).length ? found.disks.map(disk) : [make("p", { class: "empty" }, t("No disk was read: files are in a bucket, or the server has just started."))])),
@@ -78,22 +78,11 @@ function summaryOf(incident) {
 const isolated = (texts) => texts.map((text) => `\u2068${text}\u2069`).join(t(", "));
 
 function queueRow(queue) {
-  const what = queue.provider_id ? link("provider", queue.provider_id, t("provider {id}", { id: queue.provider_id })) : latin(queue.model || queue.job_type);
-  const why = make("div", {}, whyName(queue.code, queue.message));
-  const counts = (queue.obstacles ?? []).map((each) => `${each.code} × ${number(each.providers)}`);
-  if (counts.length) why.append(make("div", { class: "hint" }, make("bdi", { dir: "ltr" }, counts.join(", "))));
+  const what = queue.provider_id ? link("provider", queue.provider_id, t("provider {id}", { id: queue.provider_id })) : queue.model ? latin(queue.model) : kindName(queue.job_type);
+  const why = make("div", {}, waitName(queue));
+  const counts = (queue.obstacles ?? []).map((each) => `${obstacleName(each)} × ${number(each.providers)}`);
+  if (counts.length) why.append(make("div", { class: "hint" }, counts.join(t(", "))));
   return [what, number(queue.jobs), ago(queue.oldest_at), why, link("job", queue.first_job_id)];
-}
-
-export function whyName(code, message) {
-  const names = {
-    NEXT: t("A free provider can run it; it is about to be offered."),
-    ALL_BUSY: t("Every provider that can run it is busy."),
-    PROVIDER_BUSY: t("The provider that it names is busy."),
-    PROVIDER_AWAY: t("The provider that it names is away or takes no jobs now."),
-    NO_PROVIDER: t("No connected provider can run it."),
-  };
-  return names[code] ?? message ?? code;
 }
 
 const gigabytes = (count) => number(count / BYTES_PER_GB, { maximumFractionDigits: 1 });
@@ -106,31 +95,6 @@ function disk(each) {
   const used = total ? 1 - free / total : 0;
   const [label, words] = [placeName(each.place), roomOf(each)];
   return make("div", { class: "disk" }, make("p", {}, make("strong", {}, label), " ", make("span", { class: "hint" }, words)), make("meter", { min: "0", max: "1", low: "0.8", high: "0.9", optimum: "0", value: String(used), "aria-label": `${label}: ${words}` }));
-}
-
-// --- money ---
-
-export async function moneyView(draw, live, days = "30") {
-  const known = ["7", "30", "90"].includes(days) ? days : "30";
-  const [{ days: newest }, { stats }] = await Promise.all([read(`/admin/money?days=${known}`), read("/admin/dashboard")]);
-  const byDay = [...newest].reverse();
-  const sum = (key) => money(newest.reduce((total, day) => total + Number(day[key] ?? 0), 0));
-  const halala = (key) => money(Number(stats[key] ?? 0) * MICROS_PER_HALALA);
-  const choices = ["7", "30", "90"].map((each) => make("a", { class: "button", href: `#money/${each}`, "aria-current": each === known && "true" }, t("{days} days", { days: each })));
-  const chart = (label, key) => {
-    const drawn = new Chart(label, { say: sar, bars: true, days: true, empty: t("No money moved yet.") });
-    drawn.show(byDay.map(({ date }) => Date.parse(date)), [{ name: label, values: byDay.map((day) => Number(day[key] ?? 0)) }]);
-    return make("section", { class: "card" }, drawn.element);
-  };
-  const keys = ["charged_micro_halala", "fee_micro_halala", "payout_micro_halala", "paid_out_micro_halala", "credited_micro_halala", "topped_up_micro_halala", "refunded_micro_halala"];
-  const heads = [t("Day"), t("Charged"), t("Fees"), t("To providers"), t("Paid out"), t("Credited"), t("Play money"), t("Refunded")];
-  draw(
-    title(t("Money"), make("nav", { class: "buttons", "aria-label": t("Period") }, ...choices)),
-    make("dl", { class: "figures" }, figure(t("Charged"), sum(keys[0])), figure(t("Fees"), sum(keys[1])), figure(t("To providers"), sum(keys[2])), figure(t("Paid out"), sum(keys[3])), figure(t("Credited"), sum(keys[4])), figure(t("Refunded"), sum(keys[6]))),
-    make("div", { class: "ways" }, chart(t("Charged by day"), keys[0]), chart(t("Fees by day"), keys[1]), chart(t("Paid out by day"), keys[3])),
-    card(t("What the market holds now"), facts([t("Held for open jobs"), halala("held_halala")], [t("Can be withdrawn"), halala("claimable_halala")], [t("Maturing"), halala("maturing_halala")], [t("Disputed"), halala("disputed_halala")], [t("In open withdrawals"), halala("reserved_halala")], [t("Owed by providers"), halala("debt_halala")])),
-    card(t("By day"), table(t("By day"), heads, newest.filter((day) => keys.some((key) => Number(day[key]))).map((day) => [make("bdi", { dir: "ltr" }, day.date), ...keys.map((key) => money(day[key]))]), t("No money moved yet."))),
-  );
 }
 
 // --- ledger ---

@@ -1,11 +1,9 @@
 // What the views of the operator's page share: who the operator is, lists in pages, and acts that are confirmed.
-import { api, field, latin, onSubmit, problemPlace, read, Refused, table } from "./account.js";
+import { api, field, inPages, latin, onSubmit, problemPlace, read, Refused, table } from "./account.js";
 import { make, once } from "./elements.js";
 import { number, t } from "./texts.js";
+import { actName } from "./words.js";
 
-export { card, problemPlace } from "./account.js";
-
-export const MICROS_PER_HALALA = 1_000_000;
 const LEVELS = { support: 1, finance: 2, admin: 3 };
 const PAGE = 20;
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
@@ -21,9 +19,8 @@ export async function operator() {
 /** Whether the operator has a role or one above it. The server decides; this only says what is shown as usable. */
 export const may = (least) => (LEVELS[me?.role] ?? 0) >= LEVELS[least];
 
-export const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), ...more);
 export const name = (text) => make("bdi", {}, text || "–");
-export const link = (view, id, text) => make("a", { href: `#${view}/${encodeURIComponent(id)}` }, text ?? latin(String(id)));
+export const link = (view, id, text) => make("a", { href: `#${view}/${encodeURIComponent(id)}` }, text ?? latin(/^\d+$/.test(id) ? `#${id}` : id));
 export const percent = (share) => number(share, { style: "percent", maximumFractionDigits: 1 });
 export const textarea = (id, attributes = {}) => make("textarea", { id, ...attributes });
 
@@ -50,34 +47,12 @@ export function duration(milliseconds) {
 }
 
 /** A table that reads the next page when asked. `load` gets what the last page said and returns {rows, next}. */
-export async function paged(caption, heads, load, empty) {
-  const rows = [];
-  const place = make("div");
-  const problem = problemPlace();
-  const more = make("button", { type: "button", hidden: true }, t("Older entries"));
-  let next;
-  async function turn() {
-    const found = await load(next);
-    rows.push(...found.rows);
-    next = found.next;
-    more.hidden = !next;
-    place.replaceChildren(table(caption, heads, rows, empty));
-  }
-  more.addEventListener("click", async () => {
-    if (more.getAttribute("aria-disabled") === "true") return;
-    more.setAttribute("aria-disabled", "true");
-    problem.hidden = true;
-    try {
-      await turn();
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      say(problem, error.message);
-    } finally {
-      more.removeAttribute("aria-disabled");
-    }
-  });
-  await turn();
-  return make("div", {}, place, problem, more);
+export function paged(caption, heads, load, empty) {
+  const readPage = async (before) => {
+    const { rows, next } = await load(before);
+    return { items: rows, next };
+  };
+  return inPages(readPage, (rows) => table(caption, heads, rows, empty));
 }
 
 /** The address of a page of a list. */
@@ -85,11 +60,6 @@ export function page(path, values = {}, size = PAGE) {
   const query = new URLSearchParams({ page_size: String(size) });
   for (const [key, value] of Object.entries(values)) if (value !== undefined && value !== "") query.set(key, String(value));
   return `${path}?${query}`;
-}
-
-function say(problem, text) {
-  problem.textContent = text;
-  problem.hidden = false;
 }
 
 /** A button that opens a dialog, which says exactly what will happen and asks for what the act needs.
@@ -143,7 +113,7 @@ export function act({ label, least, heading, sentence, shown = [], inputs = [], 
     send.hidden = true;
     const { entries } = await api("GET", page("/admin/audit", { object: kind, object_id: of }, 1));
     if (!entries.length) return error.message;
-    return t("Already decided by {name}: {action}. Nothing was changed.", { name: entries[0].actor, action: entries[0].action });
+    return t("Already decided by {name}: {action}. Nothing was changed.", { name: entries[0].actor, action: actName(entries[0].action) });
   }
   return make("div", { class: "act" }, button, dialog);
 }

@@ -1,7 +1,7 @@
 // The operators of the market: who they are, what they may do, and how they get in or out.
-import { api, field, input, onSubmit, roleName, secretOnce, select, table, time } from "./account.js";
+import { api, card, field, input, onSubmit, problemPlace, roleName, secretOnce, select, time, title } from "./account.js";
 import { copy, make } from "./elements.js";
-import { act, card, may, name, page, paged, problemPlace, title } from "./operator-parts.js";
+import { act, may, name, page, paged } from "./operator-parts.js";
 import { t } from "./texts.js";
 
 const LONGEST_NAME = "100";
@@ -20,7 +20,7 @@ export async function people(draw, live, _, made = make("div")) {
     return { rows: found.operators.map((each) => row(each, invited, again)), next: found.next_before_id };
   };
   const heads = [t("Name"), t("Role"), t("Way in"), t("Since"), t("Change")];
-  draw(title(t("Operators")), made, card(t("Operators"), await paged(t("Operators"), heads, load, t("Nobody yet: there is only the admin token."))), inviteForm(invited));
+  draw(title(t("Operators")), made, make("section", { class: "card" }, await paged(t("Operators"), heads, load, t("Nobody yet: there is only the admin token."))), inviteForm(invited));
 }
 
 function row(each, invited, again) {

@@ -13,16 +13,17 @@ const kept = { model: "", most: "256", text: "" };
 export async function playground(draw, live) {
   const { data: models } = await read("/v1/models", () => live.is);
   const model = models.length ? select("model", models.map(({ id }) => [id, id])) : input("model", { dir: "ltr", required: true, maxlength: "300" });
+  model.dir = "ltr"; // its beginning is seen where it has no room
   if (kept.model && (!models.length || models.some(({ id }) => id === kept.model))) model.value = kept.model;
   const most = input("most", { type: "number", dir: "ltr", min: "1", max: "100000", value: kept.most, required: true });
   const text = make("textarea", { id: "prompt", dir: "auto", required: true, maxlength: String(LONGEST), rows: "3" });
   text.value = kept.text;
-  const chat = make("div", { class: "chat", role: "log", "aria-label": t("Conversation") }, ...turns.map(shown));
+  const chat = make("div", { class: "chat", role: "log", "aria-label": t("Conversation"), "data-empty": t("Ask the model something. The answer appears here token by token, with what it cost.") }, ...turns.map(shown));
   const problem = make("p", { class: "wrong", role: "alert", hidden: true });
   const stop = make("button", { type: "button", hidden: true }, t("Stop"));
-  const clear = make("button", { type: "button" }, t("Start anew"));
+  const clear = make("button", { type: "button", id: "anew" }, t("Start anew"));
   const form = make("form", { class: "stack" }, field(t("Your message"), text), problem, make("div", { class: "buttons" }, make("button", { class: "primary" }, t("Send")), stop, clear));
-  const code = make("pre", { dir: "ltr", tabindex: "0", role: "group", "aria-label": t("Code") });
+  const code = make("pre", { class: "sample", dir: "ltr", tabindex: "0", role: "group", "aria-label": t("Code") });
   const language = select("code-language", [["curl", "curl"], ["python", "Python"], ["javascript", "JavaScript"]]);
   const copyCode = make("button", { type: "button" }, t("Copy"));
   let abort;
@@ -51,13 +52,14 @@ export async function playground(draw, live) {
     turns.push(question);
     const body = { ...asked(), stream: true };
     turns.push(answer);
+    abort = new AbortController();
+    const sent = send(body, abort.signal); // before the page changes, which takes the browser as long as a token
     const place = shown(answer);
     chat.append(shown(question), place);
     const said = place.querySelector("p");
     stop.hidden = false;
-    abort = new AbortController();
     try {
-      await answerOf(body, abort.signal, (piece) => {
+      await answerOf(await sent, (piece) => {
         answer.text += piece;
         said.append(piece);
       }, (jobId) => {
@@ -86,7 +88,7 @@ export async function playground(draw, live) {
   draw(
     make("h1", {}, t("Playground")),
     models.length ? "" : make("p", { class: "notice" }, t("No model is served at the moment. A message waits in the queue until one is.")),
-    make("div", { class: "pair" }, make("section", { class: "card" }, make("div", { class: "row" }, field(t("Model"), model), field(t("Tokens at most"), most)), chat, form), make("section", { class: "card sticky" }, make("h2", {}, t("As code")), field(t("Language"), language), make("p", { class: "hint" }, t("It reads a key from {variable}.", { variable: "DCP_RENTER_KEY" })), code, copyCode)),
+    make("div", { class: "pair" }, make("section", { class: "card" }, make("div", { class: "row lead-first" }, field(t("Model"), model), field(t("Tokens at most"), most)), chat, form), make("section", { class: "card sticky" }, make("h2", {}, t("As code")), field(t("Language"), language), make("p", { class: "hint" }, t("It reads a key from {variable}.", { variable: "DCP_RENTER_KEY" })), code, copyCode)),
   );
 }
 
@@ -107,15 +109,15 @@ async function send(body, signal) {
   }
 }
 
-/** Sends a chat, and passes on its text as it comes and the id of its job. */
-async function answerOf(body, signal, write, begin) {
-  const response = await send(body, signal);
+/** Passes on the text of an answer as it comes, and the id of its job. */
+async function answerOf(response, write, begin) {
   if (!response.ok) {
     const { error } = await response.json().catch(() => ({}));
     throw new Refused(error?.message ?? t("The server answered {status}.", { status: response.status }), error?.reason ?? "");
   }
   begin(response.headers.get("x-request-id"));
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
@@ -123,7 +125,7 @@ async function answerOf(body, signal, write, begin) {
       throw new Refused(t("The answer broke off. Send the message again."));
     });
     if (done) return;
-    const lines = (rest + value).split("\n");
+    const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();
     for (const line of lines) {
       if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
@@ -150,7 +152,7 @@ async function showBill(answer, place, live) {
 
 const quoted = (body) => JSON.stringify(body, null, 2);
 const samples = {
-  curl: (body) => `curl -sS ${location.origin}/v1/chat/completions \\\n  -H "Authorization: Bearer $DCP_RENTER_KEY" \\\n  -H 'content-type: application/json' \\\n  -d '${quoted(body).replaceAll("'", "'\\''")}'`,
+  curl: (body) => `curl -sS \\\n  ${location.origin}/v1/chat/completions \\\n  -H "Authorization: Bearer $DCP_RENTER_KEY" \\\n  -H 'content-type: application/json' \\\n  -d '${quoted(body).replaceAll("'", "'\\''")}'`,
   python: (body) => `import os\n\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${location.origin}/v1", api_key=os.environ["DCP_RENTER_KEY"])\nanswer = client.chat.completions.create(\n    model=${JSON.stringify(body.model)},\n    max_tokens=${body.max_tokens},\n    messages=${quoted(body.messages).replaceAll("\n", "\n    ")},\n)\nprint(answer.choices[0].message.content)`,
   javascript: (body) => `const answer = await fetch("${location.origin}/v1/chat/completions", {\n  method: "POST",\n  headers: {\n    authorization: \`Bearer \${process.env.DCP_RENTER_KEY}\`,\n    "content-type": "application/json",\n  },\n  body: JSON.stringify(${quoted(body).replaceAll("\n", "\n  ")}),\n});\nconsole.log((await answer.json()).choices[0].message.content);`,
 };

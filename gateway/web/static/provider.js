@@ -1,42 +1,20 @@
 // The provider's pages: earnings and withdrawals, jobs and those that were missed, the machine with its charts and its
 // standing, rates and hours, and how it is set up.
-import { api, badge, card, field, figure, input, latin, logInByNewKey, money, onSubmit, problemPlace, read, Refused, sar, secretOnce, startViews, table, time, watch } from "./account.js";
+import { api, badge, card, field, figure, inPages, input, latin, logInByNewKey, MICROS_PER_HALALA, money, onClick, onSubmit, problemPlace, read, sar, secretOnce, startViews, table, time, title, watch } from "./account.js";
 import { Chart } from "./charts.js";
 import { copy, make, once } from "./elements.js";
-import { dayName, DAYS, kindName, lift, obstacleWords, outcomeName, standingName, standingReason, statusName, withdrawalState } from "./provider-words.js";
+import { dayName, DAYS, failureName, kindName, lift, obstacleForOwner, outcomeName, standingName, standingReason, statusName, withdrawalState } from "./words.js";
 import { number, t } from "./texts.js";
 
 const EARNING_DAYS = 30;
-const MICROS_PER_HALALA = 1_000_000;
 const DAY_MS = 86_400_000;
 const LOOK_SECONDS = 3; // while something is awaited
 const WATCH_SECONDS = 15;
 const RANGES = { "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800 };
 const MOST_LINES = 6; // GPUs in one chart
 
-const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), ...more);
 const halala = (amount) => money(amount * MICROS_PER_HALALA);
 const hint = (...parts) => make("p", { class: "hint" }, ...parts);
-
-/** A button that does something at once; what fails is said in `problem`. */
-function actionButton(label, problem, act, attributes = {}) {
-  const button = make("button", { type: "button", ...attributes }, label);
-  button.addEventListener("click", async () => {
-    if (button.hasAttribute("aria-disabled")) return;
-    button.setAttribute("aria-disabled", "true");
-    problem.hidden = true;
-    try {
-      await act();
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      problem.textContent = error.message;
-      problem.hidden = false;
-    } finally {
-      button.removeAttribute("aria-disabled");
-    }
-  });
-  return button;
-}
 
 // --- earnings ---
 
@@ -100,10 +78,11 @@ function showRequests(place, withdrawals, again) {
 
 function cancelButton(withdrawal, problem, again) {
   const key = once();
-  return actionButton(t("Cancel"), problem, async () => {
+  const attributes = { type: "button", class: "small danger", "aria-label": t("Cancel the withdrawal of {amount}", { amount: sar(withdrawal.amount_halala * MICROS_PER_HALALA) }) };
+  return onClick(make("button", attributes, t("Cancel")), problem, async () => {
     await api("POST", `/providers/withdrawals/${withdrawal.id}/cancel`, {}, { headers: { "idempotency-key": key } });
     await again();
-  }, { class: "small danger", "aria-label": t("Cancel the withdrawal of {amount}", { amount: sar(withdrawal.amount_halala * MICROS_PER_HALALA) }) });
+  });
 }
 
 function withdrawalForm(own, again) {
@@ -142,27 +121,25 @@ function confirmation(asked, back, again) {
 async function jobs(draw) {
   const [found, missed, { provider }] = await Promise.all([read("/providers/jobs?page_size=50"), read("/providers/missed-jobs?limit=50"), read("/providers/me")]);
   const history = await read(`/providers/${provider.id}/history?page_size=100`);
-  draw(title(t("Jobs")), make("section", { class: "card" }, jobList(found)), ...missedJobs(missed, history.attempts.filter(({ counts }) => counts === "against")));
+  draw(title(t("Jobs")), make("section", { class: "card" }, await jobList(found)), ...missedJobs(missed, history.attempts.filter(({ counts }) => counts === "against")));
 }
 
 function jobList(first) {
-  const place = make("div", {});
-  const problem = problemPlace();
-  let all = [];
-  const show = ({ jobs: more, next_before_job_id: next }) => {
-    all = [...all, ...more];
-    const rows = all.map((job) => [latin(job.job_id), badge(job.status), job.model ? latin(job.model) : kindName(job.job_type), time(job.started_at), money(job.billing?.provider_micro_halala)]);
-    const older = next ? actionButton(t("Older jobs"), problem, async () => show(await api("GET", `/providers/jobs?page_size=50&before_job_id=${encodeURIComponent(next)}`))) : "";
-    place.replaceChildren(table(t("Jobs"), [t("Job"), t("State"), t("Model"), t("Started"), t("Your share")], rows, t("No jobs yet. Set up the machine, and offers come by themselves.")), problem, older);
-  };
-  show(first);
-  return place;
+  let given = first;
+  return inPages(
+    async (before) => {
+      const { jobs: items, next_before_job_id: next } = given ?? (await api("GET", `/providers/jobs?page_size=50&before_job_id=${encodeURIComponent(before)}`));
+      given = undefined;
+      return { items, next };
+    },
+    (found) => table(t("Jobs"), [t("Job"), t("State"), t("Model"), t("Started"), t("Your share")], found.map((job) => [latin(job.job_id), badge(job.status), job.model ? latin(job.model) : kindName(job.job_type), time(job.started_at), money(job.billing?.provider_micro_halala)]), t("No jobs yet. Set up the machine, and offers come by themselves.")),
+  );
 }
 
 /** What waits without this machine, the offers that it did not take, and the attempts that count against it. */
 function missedJobs({ waiting, offers }, failed) {
-  const now = waiting.map(({ obstacle, job_type: kind, needs }) => [kindName(kind), obstacleWords(obstacle), number(needs)]);
-  const past = [...offers.map((each) => [each.ended_at, each.job_type, outcomeName(each.outcome), each.message]), ...failed.map((each) => [each.ended_at, each.job_type, outcomeName(each.outcome), each.failure_reason ?? ""])];
+  const now = waiting.map(({ obstacle, job_type: kind, needs }) => [kindName(kind), obstacleForOwner({ code: obstacle }), number(needs)]);
+  const past = [...offers.map((each) => [each.ended_at, each.job_type, outcomeName(each.outcome), each.message]), ...failed.map((each) => [each.ended_at, each.job_type, outcomeName(each.outcome), each.failure_reason ? failureName(each.failure_reason) : ""])];
   past.sort(([a], [b]) => (a < b ? 1 : -1));
   return [
     card(t("Jobs that wait now without you"), table(t("Jobs that wait now without you"), [t("Kind of job"), t("Why"), t("Different jobs")], now, t("Nothing waits that this machine could run."))),
@@ -177,18 +154,18 @@ async function machine(draw, live) {
   const problem = problemPlace();
   const again = () => machine(draw, live);
   const isPaused = provider.status === "paused";
-  const toggle = actionButton(isPaused ? t("Take jobs again") : t("Pause"), problem, async () => {
+  const toggle = onClick(make("button", { type: "button" }, isPaused ? t("Take jobs again") : t("Pause")), problem, async () => {
     await api("POST", `/providers/${isPaused ? "resume" : "pause"}`, {});
     await again();
   });
   const gpus = gpuCharts(provider, live);
   draw(
-    title(make("bdi", {}, provider.name), make("div", { class: "buttons" }, make("span", { class: `badge ${provider.status}` }, statusName(provider.status)), toggle)),
+    title(make("bdi", {}, provider.name), make("span", { class: `badge ${provider.status}` }, statusName(provider.status)), toggle),
     problem,
     make("dl", { class: "figures" }, figure(t("GPU"), provider.gpu_model ? latin(provider.gpu_model) : t("none reported")), figure(t("Last heartbeat"), time(provider.last_heartbeat_at)), figure(t("Jobs"), number(provider.total_jobs)), figure(t("Reliability"), provider.reliability === undefined ? "–" : number(provider.reliability, { style: "percent", maximumFractionDigits: 1 }), t("of {count} attempts", { count: number(provider.reliability_attempts) }))),
     gpus.element,
     standingCard(provider.standing ?? {}),
-    card(t("What keeps jobs away"), provider.hindrances.length ? make("ul", { class: "reasons" }, ...provider.hindrances.map((each) => make("li", {}, make("bdi", {}, each.message || obstacleWords(each.code))))) : make("p", {}, t("Nothing."))),
+    card(t("What keeps jobs away"), provider.hindrances.length ? make("ul", { class: "reasons" }, ...provider.hindrances.map((each) => make("li", {}, obstacleForOwner(each)))) : make("p", {}, t("Nothing."))),
   );
   await gpus.show();
 }
@@ -224,12 +201,12 @@ function gpuCharts(provider, live) {
     show();
   });
   const ranges = Object.keys(RANGES).map((name) => {
-    const button = actionButton(latin(name), problem, async () => {
+    const button = make("button", { type: "button", "aria-pressed": String(name === range) }, latin(name));
+    return onClick(button, problem, async () => {
       range = name;
       for (const each of ranges) each.setAttribute("aria-pressed", String(each === button));
       await show();
-    }, { "aria-pressed": String(name === range) });
-    return button;
+    });
   });
   watch(live, () => (range === "1h" ? WATCH_SECONDS : 4 * WATCH_SECONDS), show);
   const head = make("div", { class: "head" }, make("h2", {}, t("GPUs")), gpu, make("div", { class: "ranges", role: "group", "aria-label": t("Time range") }, ...ranges));
@@ -297,7 +274,7 @@ function rateForm(rate, again) {
     await api("POST", "/providers/rates", { job_type: rate.job_type, ...body });
     await again();
   };
-  const platform = rate.own ? actionButton(t("Use the platform's rate"), problem, () => set({ platform_rate: true }), { "aria-label": `${t("Use the platform's rate")}: ${kind}` }) : "";
+  const platform = rate.own ? onClick(make("button", { type: "button", "aria-label": `${t("Use the platform's rate")}: ${kind}` }, t("Use the platform's rate")), problem, () => set({ platform_rate: true })) : "";
   const form = make("form", { "aria-label": kind }, make("h3", {}, kind), make("p", { class: "hint" }, t("The platform's rate"), ": ", perMinute(rate.platform_halala_per_minute), rate.others ? ` · ${othersWords(rate.others)}` : ` · ${t("No other machine offers this now.")}`), strip.element, make("div", { class: "rate-row" }, field(t("Your rate, SAR per minute"), own, t("From {least} to {most}", { least: sar(rate.least_halala_per_minute * MICROS_PER_HALALA), most: sar(rate.most_halala_per_minute * MICROS_PER_HALALA) })), make("div", { class: "buttons" }, make("button", { "aria-label": `${t("Save")}: ${kind}` }, t("Save")), platform)), said, problem);
   onSubmit(form, problem, () => set({ halala_per_minute: Math.round(Number(own.value) * 100) }));
   return form;
@@ -376,20 +353,31 @@ function hoursRow(hours, rows) {
 
 // --- set-up ---
 
-async function setup(draw, live) {
-  const { dataset } = document.querySelector('.views a[href="#setup"]');
-  const server = dataset.server || `${location.hostname}:${dataset.port}`;
-  const steps = [
-    [t("Install the daemon from a clone of the repository."), "pip install '.[daemon,llamacpp,gpu-proof]'"],
-    [t("Paste your key when this waits for it: so no history of commands keeps it."), "read -rs DCP_PROVIDER_KEY && export DCP_PROVIDER_KEY"],
-    [t("Name this market, and the models that the machine serves."), `export DCP_SERVER=${server}\nexport DCP_MODELS=Qwen/Qwen2.5-7B-Instruct=/models/qwen2.5-7b-instruct.gguf`],
-    [t("Check the machine, then run the daemon."), "dcp-daemon doctor\ndcp-daemon run"],
-  ];
-  const items = steps.map(([text, command]) => {
+/** Steps with a command each, which a button copies. */
+function steps(...all) {
+  const items = all.map(([text, command]) => {
     const button = make("button", { type: "button", class: "small", "aria-label": `${t("Copy")}: ${text}` }, t("Copy"));
     button.addEventListener("click", () => copy(command, button, t("Copied"), t("Could not copy")));
     return make("li", {}, text, make("div", { class: "with-copy" }, make("pre", { dir: "ltr", tabindex: "0", role: "group", "aria-label": t("Command") }, command), button));
   });
+  return make("ol", { class: "steps" }, ...items);
+}
+
+async function setup(draw, live) {
+  const { dataset } = document.querySelector('.views a[href="#setup"]');
+  const server = dataset.server || `${location.hostname}:${dataset.port}`;
+  const asService = steps(
+    [t("Install the daemon from a clone of the repository."), "sudo scripts/install-daemon"],
+    [t("Set it up: it finds GPUs, Ollama, vLLM and Docker, and asks for your key. What you paste is not shown, and no history of commands keeps it."), `sudo dcp-daemon setup --server ${server}`],
+    [t("Start it. This page notices by itself when it connects."), "sudo systemctl start dcp-daemon"],
+  );
+  const byHand = steps(
+    [t("Install the daemon from a clone of the repository."), "pip install '.[daemon,llamacpp,gpu-proof]'"],
+    [t("Paste your key when this waits for it: so no history of commands keeps it."), "read -rs DCP_PROVIDER_KEY && export DCP_PROVIDER_KEY"],
+    [t("Name this market, and the models that the machine serves."), `export DCP_SERVER=${server}\nexport DCP_MODELS=Qwen/Qwen2.5-7B-Instruct=/models/qwen2.5-7b-instruct.gguf`],
+    [t("Check the machine, then run the daemon."), "dcp-daemon doctor\ndcp-daemon run"],
+  );
+  const model = hint(t("No model server on the machine? Let its Ollama download a model:"), " ", make("code", { dir: "ltr" }, "sudo dcp-daemon setup --model llama3.2"));
   const waiting = make("section", { class: "card awaited", role: "status" });
   let shown;
   const look = ({ provider }) => {
@@ -398,7 +386,7 @@ async function setup(draw, live) {
     shown = isLive;
   };
   look(await read("/providers/me"));
-  draw(title(t("Set-up")), waiting, make("section", { class: "card" }, make("ol", { class: "steps" }, ...items)), keyCard());
+  draw(title(t("Set-up")), waiting, make("section", { class: "card" }, asService, model), make("details", { class: "card" }, make("summary", {}, t("By hand, without systemd")), byHand), keyCard());
   watch(live, () => (shown ? WATCH_SECONDS : LOOK_SECONDS), async () => look(await api("GET", "/providers/me")));
 }
 

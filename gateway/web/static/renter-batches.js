@@ -1,11 +1,11 @@
 // The renter's batches: many requests in one file, how far they are, what they cost, and their files.
-import { api, field, input, keepTrying, latin, money, onSubmit, read, select, table, time } from "./account.js";
+import { api, field, inPages, input, keepTrying, latin, money, onSubmit, problemPlace, read, select, table, time, title, watch } from "./account.js";
 import { make, once } from "./elements.js";
-import { bar, download, halala, inPages, problemPlace, say, sureButton, title } from "./renter-parts.js";
+import { bar, download, halala, sureButton } from "./renter-parts.js";
 import { number, t } from "./texts.js";
 
 const ENDED = new Set(["failed", "completed", "expired", "cancelled"]);
-const REFRESH_MS = 3000;
+const WATCH_SECONDS = 3;
 const SHOWN_ERRORS = 10;
 const at = (seconds) => (seconds ? time(new Date(seconds * 1000).toISOString()) : "–");
 
@@ -38,13 +38,9 @@ export async function batches(draw, live) {
     return [latin(each.id), make("div", {}, stateBadge(each), faults(each)), lines, money(each.charged_micro_halala), at(each.created_at), links.length ? make("div", { class: "buttons" }, ...links) : "–", end];
   }
 
-  async function refresh() {
-    if (!live.is || document.hidden || list.querySelector(":focus")) return;
-    if (list.querySelector(".badge.queued, .badge.running")) await show().catch((error) => live.is && say(problem, error));
-  }
-
-  const timer = setInterval(refresh, REFRESH_MS);
-  live.whenLeft.push(() => clearInterval(timer));
+  watch(live, () => WATCH_SECONDS, async () => {
+    if (!list.querySelector(":focus") && list.querySelector(".badge.queued, .badge.running")) await show();
+  });
   draw(title(t("Batches"), make("a", { class: "button", href: "/docs/guides/renters#batches" }, t("How a file looks"))), newBatch(show), problem, make("section", { class: "card" }, list));
   await show();
 }

@@ -1,7 +1,6 @@
 // The renter's disputes, and the state of one.
-import { latin, money, read, table, time } from "./account.js";
+import { inPages, latin, MICROS_PER_HALALA, money, read, table, time, title } from "./account.js";
 import { make } from "./elements.js";
-import { inPages, MICROS_PER_HALALA, title } from "./renter-parts.js";
 import { t } from "./texts.js";
 
 const sum = (halala) => money(halala * MICROS_PER_HALALA);

@@ -1,7 +1,7 @@
 // The renter's inputs: files that jobs read at /input. Uploads with their progress, what is kept, and the room for it.
-import { api, field, input as field_, onSubmit, read, table, time } from "./account.js";
+import { api, card, field, inPages, input as field_, onSubmit, problemPlace, read, table, time, title } from "./account.js";
 import { make } from "./elements.js";
-import { bar, bytes, card, inPages, problemPlace, sureButton, title } from "./renter-parts.js";
+import { bar, bytes, sureButton } from "./renter-parts.js";
 import { again, stop, upload, uploads, whenChanged } from "./uploads.js";
 import { number, t } from "./texts.js";
 

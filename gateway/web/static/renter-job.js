@@ -1,11 +1,11 @@
 // One job of a renter: its way as steps, its cost against what was held, live output and log, files, a dispute.
-import { api, badge, field, figure, latin, money, onSubmit, pause, pauseAfter, read, table, time } from "./account.js";
+import { api, badge, card, field, figure, latin, money, onClick, onSubmit, pause, pauseAfter, problemPlace, read, say, table, time } from "./account.js";
 import { make } from "./elements.js";
 import { disputeState } from "./renter-disputes.js";
-import { bar, bytes, card, download, MICROS_PER_HALALA, onClick, problemPlace, say } from "./renter-parts.js";
+import { bar, bytes, download, FINAL, held } from "./renter-parts.js";
 import { number, t } from "./texts.js";
+import { failureName, kindName, obstacleName, outcomeName, waitName } from "./words.js";
 
-export const FINAL = new Set(["completed", "failed", "cancelled"]);
 const WAITS = new Set(["queued", "pending"]);
 const SHOWN_CHARACTERS = 200_000;
 const SHOWN_ATTEMPTS = 8;
@@ -13,8 +13,6 @@ const CHAT_BEGINS = '{"choices":';
 const CONTAINERS = new Set(["custom_container", "training", "rendering", "benchmark"]);
 const EXPLAIN_SECONDS = 10;
 const MICROS_PER_SAR = 100_000_000;
-
-export const held = (job) => job.billing?.hold_micro_halala ?? job.cost_halala * MICROS_PER_HALALA;
 
 export async function job(draw, live, id) {
   const path = `/jobs/${encodeURIComponent(id)}`;
@@ -47,7 +45,7 @@ export async function job(draw, live, id) {
     again.hidden = !(ended && found.artifact_count);
     const tokens = found.usage?.completion_tokens;
     facts.replaceChildren(
-      figure(t("Model"), latin(found.model || found.job_type)),
+      figure(t("Model"), found.model ? latin(found.model) : kindName(found.job_type)),
       figure(t("Billed time"), t("{seconds} s", { seconds: number(found.billing?.billed_seconds ?? 0, { maximumFractionDigits: 1 }) })),
       figure(t("Tokens of the answer"), tokens === undefined ? "–" : number(tokens), found.usage?.tokens_per_second ? t("{count} a second", { count: number(found.usage.tokens_per_second, { maximumFractionDigits: 1 }) }) : ""),
     );
@@ -103,31 +101,29 @@ function costSoFar({ price, started_at: started, status }, most) {
 
 /** The job's way so far as a list: what is done, where it is now, and how it ended. */
 function steps(found, why) {
-  const items = [[t("Submitted"), time(found.created_at), "", "done"]];
+  const items = [[t("Submitted"), time(found.created_at), [], "done"]];
   const attempts = why.attempts ?? [];
-  if (attempts.length > SHOWN_ATTEMPTS) items.push([t("{count} earlier offers", { count: number(attempts.length - SHOWN_ATTEMPTS) }), "", "", "done"]);
+  if (attempts.length > SHOWN_ATTEMPTS) items.push([t("{count} earlier offers", { count: number(attempts.length - SHOWN_ATTEMPTS) }), "", [], "done"]);
   for (const each of attempts.slice(-SHOWN_ATTEMPTS)) {
     const name = each.accepted_at ? t("Run {number} by provider {id}", { number: each.attempt, id: each.provider_id }) : t("Offered to provider {id}", { id: each.provider_id });
-    items.push([name, time(each.started_at ?? each.accepted_at ?? each.offered_at), each.outcome ? `${outcomeName(each.outcome)}${each.detail ? `: ${each.detail}` : ""}` : "", !each.outcome ? "now" : each.outcome === "succeeded" ? "done" : "bad"]);
+    items.push([name, time(each.started_at ?? each.accepted_at ?? each.offered_at), each.outcome ? [outcomeName(each.outcome), ...detail(each.detail)] : [], !each.outcome ? "now" : each.outcome === "succeeded" ? "done" : "bad"]);
   }
   if (found.status === "queued") {
     const place = why.queue_position ? t("Position {number} in the queue.", { number: number(why.queue_position) }) : "";
     const start = why.estimated_start_seconds ? t("It may start in about {seconds} s.", { seconds: number(why.estimated_start_seconds) }) : "";
-    items.push([t("Waiting"), "", [why.message, place, start].filter(Boolean).join(" "), "now"]);
+    items.push([t("Waiting"), "", [waitName(why), " ", [place, start].filter(Boolean).join(" ")], "now"]);
   }
-  if (FINAL.has(found.status)) items.push([{ completed: t("Completed"), failed: t("Failed"), cancelled: t("Cancelled") }[found.status], time(found.ended_at), found.failure_message ?? "", found.status === "completed" ? "done" : "bad"]);
-  else if (found.cancel_requested) items.push([t("Being cancelled"), "", "", "now"]);
-  return make("ol", { class: "way" }, ...items.map(([name, when, text, kind]) => make("li", { class: kind, "aria-current": kind === "now" ? "step" : undefined }, make("strong", {}, name), " ", make("span", { class: "hint" }, when), text ? make("p", {}, text) : "")));
+  if (FINAL.has(found.status)) items.push([{ completed: t("Completed"), failed: t("Failed"), cancelled: t("Cancelled") }[found.status], time(found.ended_at), found.failure_reason ? [failureName(found.failure_reason), ...detail(found.failure_message)] : [], found.status === "completed" ? "done" : "bad"]);
+  else if (found.cancel_requested) items.push([t("Being cancelled"), "", [], "now"]);
+  return make("ol", { class: "way" }, ...items.map(([name, when, text, kind]) => make("li", { class: kind, "aria-current": kind === "now" ? "step" : undefined }, make("strong", {}, name), " ", make("span", { class: "hint" }, when), text.length ? make("p", {}, ...text) : "")));
 }
 
-function outcomeName(outcome) {
-  const names = { succeeded: t("succeeded"), failed: t("failed"), cancelled: t("cancelled"), released: t("given back"), refused: t("refused"), expired: t("not answered"), lost: t("the provider fell silent"), revoked: t("taken back") };
-  return names[outcome] ?? outcome;
-}
+/** What a program wrote about it, which is in no language of the page. */
+const detail = (text) => (text ? [": ", make("bdi", {}, text)] : []);
 
 function considered({ providers = [] }) {
   if (!providers.length) return [];
-  const rows = providers.map((each) => [latin(each.provider_id), each.message || each.code]);
+  const rows = providers.map((each) => [latin(each.provider_id), obstacleName(each)]);
   return [make("details", {}, make("summary", {}, t("Providers that were considered: {count}", { count: number(providers.length) })), table(t("Providers"), [t("Provider"), t("What keeps it away")], rows, ""))];
 }
 

@@ -1,8 +1,9 @@
 // The renter's keys: what each may do and spend, new ones, their limits and their end.
-import { api, field, input, latin, logInByNewKey, money, onSubmit, read, secretOnce, table, time } from "./account.js";
+import { api, card, field, input, latin, logInByNewKey, MICROS_PER_HALALA, money, onSubmit, problemPlace, read, secretOnce, table, time, title } from "./account.js";
 import { copy, make } from "./elements.js";
-import { bar, card, halala, MICROS_PER_HALALA, problemPlace, sureButton, title } from "./renter-parts.js";
+import { bar, halala, sureButton } from "./renter-parts.js";
 import { t } from "./texts.js";
+import { scopeName } from "./words.js";
 
 const PERIODS = ["day", "month", "total"];
 
@@ -36,10 +37,6 @@ export async function keys(draw, live) {
 
   draw(title(t("Keys")), shown, problem, make("section", { class: "card" }, list), editing, make("div", { class: "ways" }, newKeyForm(shown, refresh), rotateForm(shown)));
   await refresh();
-}
-
-function scopeName(scope) {
-  return { inference: t("submitting jobs"), billing: t("the wallet"), read: t("reading") }[scope] ?? scope;
 }
 
 function limits(key) {

@@ -1,40 +1,15 @@
-// What the renter's views share: headings, buttons, bars, and lists that are read page by page.
-import { api, problemPlace, Refused } from "./account.js";
+// What the renter's views share: buttons for what cannot be undone, bars, sizes and downloads.
+import { api, MICROS_PER_HALALA, onClick, Refused } from "./account.js";
 import { make } from "./elements.js";
-import { number, t } from "./texts.js";
-
-export { card, problemPlace } from "./account.js";
+import { number } from "./texts.js";
 
 const SURE_MS = 5000;
 const KIB = 1024;
 
-export const MICROS_PER_HALALA = 1_000_000;
-export const title = (text, ...more) => make("div", { class: "head" }, make("h1", {}, text), make("div", { class: "buttons" }, ...more));
+/** The states in which a job stays. */
+export const FINAL = new Set(["completed", "failed", "cancelled"]);
+export const held = (job) => job.billing?.hold_micro_halala ?? job.cost_halala * MICROS_PER_HALALA;
 export const halala = (sar) => Math.round(Number(sar) * 100);
-
-/** Says in `problem` why something failed. Faults of ours are thrown. */
-export function say(problem, error) {
-  if (!(error instanceof Refused)) throw error;
-  problem.textContent = error.message;
-  problem.hidden = false;
-}
-
-/** Runs `work` at a click, one at a time; what fails is said in `problem`. */
-export function onClick(button, problem, work) {
-  button.addEventListener("click", async () => {
-    if (button.getAttribute("aria-disabled")) return;
-    button.setAttribute("aria-disabled", "true");
-    problem.hidden = true;
-    try {
-      await work();
-    } catch (error) {
-      say(problem, error);
-    } finally {
-      button.removeAttribute("aria-disabled");
-    }
-  });
-  return button;
-}
 
 /** A button for what cannot be undone: it asks once more, for some seconds. */
 export function sureButton(label, question, problem, work, attributes = {}) {
@@ -72,25 +47,6 @@ export function bytes(count) {
     size /= KIB;
   }
   return "";
-}
-
-/** A list with a button for its older entries: `readPage(next)` returns `{items, next}`. */
-export async function inPages(readPage, tableOf) {
-  const found = [];
-  const place = make("div");
-  const problem = problemPlace();
-  const more = make("button", { type: "button", hidden: true }, t("Show older"));
-  let next;
-  async function load() {
-    const page = await readPage(next);
-    found.push(...page.items);
-    next = page.next;
-    more.hidden = next === undefined;
-    place.replaceChildren(tableOf(found));
-  }
-  onClick(more, problem, load);
-  await load();
-  return make("div", {}, place, problem, more);
 }
 
 /** A link that saves a file. If the log-in has ended, it asks for one first: a refusal is never saved as the file. */

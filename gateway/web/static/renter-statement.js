@@ -1,7 +1,7 @@
 // The statement of a renter's wallet for a month: every line, the balances at both ends, to print or to save.
-import { figure, latin, money, read, select, table, time } from "./account.js";
+import { figure, inPages, latin, money, problemPlace, read, say, select, table, time, title } from "./account.js";
 import { make } from "./elements.js";
-import { download, inPages, problemPlace, say, title } from "./renter-parts.js";
+import { download } from "./renter-parts.js";
 import { t } from "./texts.js";
 
 const MONTHS = 24;

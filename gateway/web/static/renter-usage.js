@@ -1,8 +1,8 @@
 // What a renter's jobs used: by day, by model and by key, for a time that is chosen, as charts, tables and CSV.
-import { figure, latin, money, read, select, table } from "./account.js";
+import { card, figure, latin, money, problemPlace, read, say, select, table, title } from "./account.js";
 import { Chart } from "./charts.js";
 import { make } from "./elements.js";
-import { card, download, problemPlace, say, title } from "./renter-parts.js";
+import { download } from "./renter-parts.js";
 import { number, t } from "./texts.js";
 
 const DAY_MS = 86_400_000;

@@ -1,7 +1,7 @@
 // The renter's webhook: its address, its secret, and what was delivered to it.
-import { api, field, input, latin, onSubmit, read, secretOnce, select, table, time } from "./account.js";
+import { api, card, field, inPages, input, latin, onClick, onSubmit, problemPlace, read, secretOnce, select, table, time, title } from "./account.js";
 import { copy, make } from "./elements.js";
-import { card, halala, inPages, onClick, problemPlace, sureButton, title } from "./renter-parts.js";
+import { halala, sureButton } from "./renter-parts.js";
 import { t } from "./texts.js";
 
 const DAY_SECONDS = 86_400;

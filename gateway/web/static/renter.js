@@ -1,20 +1,11 @@
 // The renter's pages: the wallet and the list of jobs; each other view has a file of its own.
-import { api, badge, field, figure, input, keepTrying, latin, money, onSubmit, read, select, startViews, table, time } from "./account.js";
+import { api, badge, card, field, figure, inPages, input, keepTrying, later, latin, money, onClick, onSubmit, problemPlace, read, say, select, startViews, table, time, title, watch } from "./account.js";
 import { make, once } from "./elements.js";
-import { playground } from "./playground.js";
-import { batches } from "./renter-batches.js";
-import { disputes } from "./renter-disputes.js";
-import { files } from "./renter-files.js";
-import { FINAL, held, job } from "./renter-job.js";
-import { keys } from "./renter-keys.js";
-import { card, halala, inPages, onClick, problemPlace, say, title } from "./renter-parts.js";
-import { statement } from "./renter-statement.js";
-import { usage } from "./renter-usage.js";
-import { webhook } from "./renter-webhook.js";
-import { submitForm } from "./submit.js";
+import { FINAL, halala, held } from "./renter-parts.js";
 import { t } from "./texts.js";
+import { kindName } from "./words.js";
 
-const REFRESH_MS = 5000;
+const WATCH_SECONDS = 5;
 const PAGE = 50;
 
 // --- wallet ---
@@ -70,7 +61,7 @@ const jobLink = (found) => make("a", { href: `#job/${encodeURIComponent(found.jo
 const cost = (found) => (FINAL.has(found.status) ? money(found.billing?.actual_cost_micro_halala) : make("span", { class: "hint" }, t("at most"), " ", money(held(found))));
 
 function jobTable(found, empty) {
-  const rows = found.map((each) => [jobLink(each), badge(each.status), latin(each.model || each.job_type), time(each.created_at), cost(each)]);
+  const rows = found.map((each) => [jobLink(each), badge(each.status), each.model ? latin(each.model) : kindName(each.job_type), time(each.created_at), cost(each)]);
   return table(t("Jobs"), [t("Job"), t("State"), t("Model"), t("Submitted"), t("Cost")], rows, empty);
 }
 
@@ -95,11 +86,10 @@ async function jobs(draw, live) {
   }
 
   // Open jobs go on, so a list with some is read again; not while somebody is in it or has opened older pages.
-  const timer = setInterval(() => {
-    if (document.hidden || place.querySelector(":focus") || place.querySelectorAll("tbody tr").length > PAGE) return;
-    if (place.querySelector(".badge.queued, .badge.pending, .badge.assigned, .badge.running")) show().catch((error) => live.is && say(problem, error));
-  }, REFRESH_MS);
-  live.whenLeft.push(() => clearInterval(timer));
+  watch(live, () => WATCH_SECONDS, async () => {
+    if (place.querySelector(":focus") || place.querySelectorAll("tbody tr").length > PAGE) return;
+    if (place.querySelector(".badge.queued, .badge.pending, .badge.assigned, .badge.running")) await show();
+  });
   state.addEventListener("change", () => {
     chosenState = state.value;
     show().catch((error) => live.is && say(problem, error));
@@ -108,4 +98,19 @@ async function jobs(draw, live) {
   await show();
 }
 
-startViews({ wallet, playground, submit: submitForm, jobs, job, batches, files, keys, usage, statement, disputes, webhook }, "wallet");
+const views = {
+  wallet,
+  jobs,
+  playground: later(() => import("./playground.js"), "playground"),
+  submit: later(() => import("./submit.js"), "submitForm"),
+  job: later(() => import("./renter-job.js"), "job"),
+  batches: later(() => import("./renter-batches.js"), "batches"),
+  files: later(() => import("./renter-files.js"), "files"),
+  keys: later(() => import("./renter-keys.js"), "keys"),
+  usage: later(() => import("./renter-usage.js"), "usage"),
+  statement: later(() => import("./renter-statement.js"), "statement"),
+  disputes: later(() => import("./renter-disputes.js"), "disputes"),
+  webhook: later(() => import("./renter-webhook.js"), "webhook"),
+};
+
+startViews(views, "wallet");

@@ -1,8 +1,9 @@
 // The form for a new job of each kind, with what it would cost beside it.
-import { api, field, figure, input, keepTrying, money, onSubmit, read, select, Refused } from "./account.js";
+import { api, field, figure, input, keepTrying, money, onSubmit, read, Refused, select } from "./account.js";
 import { make, once } from "./elements.js";
 import { bar } from "./renter-parts.js";
 import { number, t } from "./texts.js";
+import { kindName, standingName } from "./words.js";
 
 const QUOTE_AFTER_MS = 400;
 const CONTAINERS = ["custom_container", "training", "rendering", "benchmark"];
@@ -16,7 +17,7 @@ let keptInputs = [];
 export async function submitForm(draw, live, resumed) {
   const wanted = () => live.is;
   const [{ data: models }, { inputs: data }] = await Promise.all([read("/v1/models", wanted), read(`/inputs?page_size=${MOST_INPUTS}`, wanted)]);
-  const kind = select("kind", [["llm-inference", t("Language model")], ["embeddings", t("Embeddings")], ["image_generation", t("Image from a text")], ["custom_container", t("Container")], ["training", t("Training")], ["rendering", t("Rendering")], ["benchmark", t("Benchmark")]]);
+  const kind = select("kind", ["llm-inference", "embeddings", "image_generation", "custom_container", "training", "rendering", "benchmark"].map((each) => [each, kindName(each)]));
   const list = make("datalist", { id: "models" }, ...models.map(({ id }) => make("option", { value: id })));
   const model = input("model", { dir: "ltr", list: "models", maxlength: "300", value: models[0]?.id ?? "" });
   const prompt = make("textarea", { id: "prompt", dir: "auto", maxlength: String(LONGEST) });
@@ -31,7 +32,7 @@ export async function submitForm(draw, live, resumed) {
   const minutes = input("minutes", { type: "number", dir: "ltr", min: "0.1", max: "1440", step: "0.1", value: "3", required: true });
   const most = input("most-cost", { type: "number", dir: "ltr", min: "0.01", step: "0.01" });
   const provider = input("provider", { type: "number", dir: "ltr", min: "1", step: "1" });
-  const standing = select("standing", [["", t("the best that is there")], ["new", t("new")], ["proven", t("proven")], ["trusted", t("trusted")]]);
+  const standing = select("standing", [["", t("the best that is there")], ...["new", "proven", "trusted"].map((each) => [each, standingName(each)])]);
   const fields = { kind, model, prompt, tokens, size, image, command, env, gpu, vram, resume, minutes, most, provider, standing };
   for (const [name, each] of Object.entries(fields)) if (kept[name] !== undefined) each.value = kept[name];
   if (resumed) {

@@ -431,3 +431,14 @@ async def test_two_downloads_do_not_write_one_file(tmp_path: Path) -> None:
             status, _, err = await asyncio.wait_for(run(*asking(server), state=tmp_path, **ENVIRON), 60)
     assert status == 2
     assert "is being written by another download" in err
+
+
+async def test_setup_without_a_key_is_gone_on_with_by_register(tmp_path: Path) -> None:
+    _, out, _ = await run(*BASE, state=tmp_path, **ENVIRON)
+    assert out.rstrip().endswith("next: dcp-daemon register")
+    before = settings(tmp_path)
+    answers = ("--name", "Node", "--email", "node@example.com")
+    status, out, err = await run("register", *answers, state=tmp_path, **NO_OLLAMA)
+    assert (status, err) == (0, "")
+    assert settings(tmp_path) == before
+    assert (tmp_path / "dcp" / "identity.json").exists()
