@@ -53,8 +53,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = {item for item in items if item.get_closest_marker("slow")} | left_to_their_twins(items)
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
-    places = in_order(dict.fromkeys(map(_file, items)))
-    items.sort(key=lambda item: places[_file(item)])
+    files = {path: path.relative_to(_TESTS).as_posix() for path in dict.fromkeys(item.path for item in items)}
+    places = in_order(files.values())
+    items.sort(key=lambda item: places[files[item.path]])
 
 
 def left_to_their_twins(items: list[pytest.Item]) -> set[pytest.Item]:
@@ -70,10 +71,6 @@ def left_to_their_twins(items: list[pytest.Item]) -> set[pytest.Item]:
         for turn, pair in enumerate(pairs.values())
         if len(pair) == 2
     }
-
-
-def _file(item: pytest.Item) -> str:
-    return item.path.relative_to(_TESTS).as_posix()
 
 
 @pytest.hookimpl(wrapper=True)
