@@ -50,15 +50,27 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves slow tests out unless --all asks for them, and sorts files so that workers end together."""
     if not config.getoption("--all"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
+        slow = {item for item in items if item.get_closest_marker("slow")} | left_to_their_twins(items)
+        config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
-    places = in_order(dict.fromkeys(map(_file, items)))
-    items.sort(key=lambda item: places[_file(item)])
+    files = {path: path.relative_to(_TESTS).as_posix() for path in dict.fromkeys(item.path for item in items)}
+    places = in_order(files.values())
+    items.sort(key=lambda item: places[files[item.path]])
 
 
-def _file(item: pytest.Item) -> str:
-    return item.path.relative_to(_TESTS).as_posix()
+def left_to_their_twins(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Of tests marked in_turns, those that are left to the twin on the other kind of database."""
+    twins: dict[Path, dict[str, dict[str, pytest.Item]]] = {}
+    for item in items:
+        if (call := getattr(item, "callspec", None)) and item.get_closest_marker("in_turns"):
+            kind = str(call.params.get("database_url", ""))
+            twins.setdefault(item.path, {}).setdefault(item.name.replace(kind, ""), {})[kind] = item
+    return {
+        pair[databases.KINDS[turn % 2]]
+        for pairs in twins.values()
+        for turn, pair in enumerate(pairs.values())
+        if len(pair) == 2
+    }
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,6 +32,8 @@ from tests.support.chats import answer_to, texts_of
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party
 
+pytestmark = pytest.mark.in_turns
+
 PASSED, FAILED, WAITING = CanaryVerdict.PASSED, CanaryVerdict.FAILED, CanaryVerdict.WAITING
 WORDS = (
     *("sun", "rain", "road", "stone", "river", "bread", "lamp", "door"),

@@ -14,6 +14,8 @@ from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Market
 
+pytestmark = pytest.mark.in_turns
+
 
 async def listed(market: Market) -> list[models_pb2.ServedModelEntry]:
     answer = await market.model_service.ListModels(models_pb2.ListModelsRequest())

@@ -20,6 +20,8 @@ from server.store.models import Canary
 from tests.support.plans import recorded, walks
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 JOBS = itertools.count(1)
 LLM, TRAINING = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_TRAINING
 BOTH = [LLM, TRAINING]

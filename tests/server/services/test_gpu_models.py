@@ -11,6 +11,8 @@ from server.store import jobs, providers
 from server.store.models import Job, Provider
 from tests.support.running_server import ADMIN_TOKEN, Market, bearer, refusal
 
+pytestmark = pytest.mark.in_turns
+
 A100_80 = {"gpu_name": "NVIDIA A100-SXM4-80GB", "gpu_vram_mib": 81920}
 
 

@@ -21,6 +21,8 @@ from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 CLAIMED, VERIFIED, SUSPECT = (
     honesty_pb2.VERDICT_CLAIMED,
     honesty_pb2.VERDICT_VERIFIED,

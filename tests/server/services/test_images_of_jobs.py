@@ -10,6 +10,8 @@ from dcp.v1 import gpus_pb2, jobs_pb2, renters_pb2, sessions_pb2
 from server.services.jobs import FAILED_PULLS_SECONDS, MAX_FAILED_PULLS
 from tests.support.running_server import Daemon, Market, refusal
 
+pytestmark = pytest.mark.in_turns
+
 QUEUED = jobs_pb2.JOB_STATE_QUEUED
 CUSTOM = jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
 ACME, OTHER = "ghcr.io/acme/trainer:1", "docker.io/library/python:3.12"

@@ -9,6 +9,8 @@ from dcp.v1 import jobs_pb2
 
 from tests.support.running_server import Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 
 async def list_own(market: Market, renter: Party, **filters: Any) -> jobs_pb2.ListOwnJobsResponse:
     request = jobs_pb2.ListOwnJobsRequest(**filters)

@@ -19,6 +19,8 @@ from tests.support.mailing_stack import MailingStack, mailing_stack
 from tests.support.plans import recorded
 from tests.support.whole_stack import ADMIN, running_stack
 
+pytestmark = pytest.mark.in_turns
+
 ROLES = ("provider", "renter")
 SARA = "sara@gmail.com"
 WRONG = "a" * 26

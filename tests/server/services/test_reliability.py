@@ -15,6 +15,8 @@ from server.store import leases
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support.running_server import Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 SUCCEEDED, FAILED = jobs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, jobs_pb2.ATTEMPT_OUTCOME_FAILED
 # The failures that are the provider's fault, as docs/renters.md and the proto define them.
 FAULTS = {

@@ -26,6 +26,8 @@ from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 DAY = 24 * 3600.0
 NEW, PROVEN = standing_pb2.STANDING_NEW, standing_pb2.STANDING_PROVEN
 SUSPECT, BANNED = standing_pb2.STANDING_SUSPECT, standing_pb2.STANDING_BANNED

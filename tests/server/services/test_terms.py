@@ -19,6 +19,8 @@ from server.services.fleet import Fleet, Presence
 from server.store import terms
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
 # The clock of the tests stands at Friday, 11:00 in Riyadh.
 NOW_MS = 1_800_000_000_000

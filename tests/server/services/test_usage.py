@@ -12,6 +12,8 @@ from dcp.v1 import statements_pb2 as pb
 
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 OTHER_MODEL = "other/model"
 DAY, KEY, BY_MODEL = pb.USAGE_GROUP_DAY, pb.USAGE_GROUP_KEY, pb.USAGE_GROUP_MODEL
 DAY_SECONDS = 24 * 3600

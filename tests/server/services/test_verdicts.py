@@ -22,6 +22,8 @@ from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 
+pytestmark = pytest.mark.in_turns
+
 INFERENCE, CUSTOM = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
 VERIFIED, UNVERIFIED, SUSPECT = (
     honesty_pb2.VERDICT_VERIFIED,

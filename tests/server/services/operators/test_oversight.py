@@ -16,6 +16,8 @@ from tests.server.services.test_withdrawals import (
 )
 from tests.support.running_server import Market, refusal
 
+pytestmark = pytest.mark.in_turns
+
 DAY_SECONDS = 24 * 3600
 UNSERVED = jobs.JobParams(model="nobody/serves", prompt="Hi")
 OTHER_IBAN = "SA4420000001234567891234"

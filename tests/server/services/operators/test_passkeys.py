@@ -25,6 +25,8 @@ from tests.support.operators import (
 )
 from tests.support.whole_stack import Stack, running_stack
 
+pytestmark = pytest.mark.in_turns
+
 REFUSED = (403, "PASSKEY_REFUSED")
 PASSKEYS = "/api/admin/me/passkeys"
 

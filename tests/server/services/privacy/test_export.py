@@ -25,6 +25,8 @@ from tests.support.whole_renter import (
     whole_renter,
 )
 
+pytestmark = pytest.mark.in_turns
+
 LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger", "disputes")
 
 # The field of the export that shows each column of the tables with renters' rows.
