@@ -31,6 +31,10 @@ _SERVICES = {
     "ListOwnRates": terms_pb2.DESCRIPTOR.services_by_name["TermsService"],
     "RequestWithdrawal": withdrawals_pb2.DESCRIPTOR.services_by_name["WithdrawalService"],
 }
+_UNKNOWN = (
+    "; it is not known whether the withdrawal was made: repeat the command, since no second one is made "
+    "while one is open"
+)
 View = dict[str, Any]
 Ask = Callable[[str, Any], Any]
 """The name of an RPC and its request; returns the answer."""
@@ -50,7 +54,8 @@ def run(config: Config, arguments: argparse.Namespace) -> str:
         try:
             return asyncio.run(_asked_twice(partial(link.ask, server, key, method, request)))
         except link.LinkBrokenError as error:
-            raise AccountError(str(error)) from None
+            is_unknown = name == "RequestWithdrawal" and not error.is_refusal
+            raise AccountError(f"{error}{_UNKNOWN if is_unknown else ''}") from None
 
     look, show = _COMMANDS[arguments.command]
     view = look(ask, arguments)
@@ -58,7 +63,7 @@ def run(config: Config, arguments: argparse.Namespace) -> str:
 
 
 async def _asked_twice(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """The answer, also if the first one was lost: none of these requests does anything twice."""
+    """The answer, also if the first one was lost: none does anything twice, a withdrawal by its key."""
     try:
         return await ask()
     except link.LinkBrokenError as error:

@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.client.test_market import LONG, SHORT, asks, leaves
 from tests.support.file_daemon import content
 from tests.support.patient_renter import eventually
 from tests.support.scripted_daemon import MODEL, answer_to, script
+from tests.support.tcp_proxy import Cut, Pass, TcpProxy
 
 pytestmark = pytest.mark.e2e
 
@@ -232,6 +234,42 @@ def test_provider_and_operator_have_their_commands(stage: Stage, terminal: Termi
     assert operator.run("admin", "withdrawals", "pay", "1", "--reference", "x").returncode == 6
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("topup", "20"),
+        ("ask", "--model", MODEL, SHORT),
+        ("run", "--detach", "--image", "busybox", "--", "true"),
+        ("batch", "--detach", "--model", MODEL, "questions.txt"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_act_whose_answer_was_lost_is_done_once(
+    stage: Stage, user: Terminal, client: Client, words: tuple[str, ...]
+) -> None:
+    """The proxy lets requests through and loses the answer of one; the command sends it again."""
+    (user.folder / "questions.txt").write_text(f"{SHORT}\n")
+
+    def done() -> int:
+        return len(list(client.statement())) + len(list(client.batches.list())) + len(list(client.jobs()))
+
+    before = done()
+    with TcpProxy(stage.market.url.rpartition("/")[2]) as proxy, ThreadPoolExecutor(1) as pool:
+        proxy.switch(Cut(_ANSWERS[words[0]], is_silent=True))
+        acting = pool.submit(user.run, *words, DCP_API_URL=f"http://{proxy.address}")
+        eventually("the act", lambda: done() > before)
+        proxy.switch(Pass())
+        ended = acting.result(60)
+    assert ended.returncode == 0, ended.stderr
+    assert sum(line.kind == "topup" for line in client.statement()) == int(words[0] == "topup")
+    assert len(list(client.batches.list())) == int(words[0] == "batch")
+    assert len(list(client.jobs())) == int(words[0] in ("ask", "run"))
+
+
+_ANSWERS = {"topup": b"balance_halala", "ask": b"job_id", "run": b"job_id", "batch": b'"validating"'}
+"""What is in the answer of the act, and in none before it."""
+
+
 # Errors
 
 
@@ -247,6 +285,9 @@ def test_provider_and_operator_have_their_commands(stage: Stage, terminal: Termi
         (("run", "--env", "A", "--image", "x"), 2, "NAME=VALUE"),
         (("quote", "--body", "none.json"), 8, "none.json"),
         (("provider", "show"), 3, "provider's key"),
+        (("login",), 2, "--key-file"),
+        (("register",), 2, "--email"),
+        (("provider", "withdraw", "10"), 2, "--iban"),
         (("market", "--what"), 2, "--what"),
         (("nothing",), 2, "nothing"),
     ],

@@ -77,6 +77,17 @@ def test_what_creates_a_secret_is_not_repeated_after_a_cut() -> None:
     assert "idempotency-key" not in script.requests[0].headers
 
 
+@pytest.mark.parametrize("last", [httpx.ReadError("cut"), httpx.ConnectError("no")])
+def test_what_may_have_taken_effect_says_so_and_what_only_reads_does_not(last: httpx.HTTPError) -> None:
+    steps = [httpx.ReadError("cut"), last, last, last]
+    with pytest.raises(ConnectionFailedError, match="not known whether") as caught:
+        submit(Script(*steps).client())
+    assert caught.value.is_unknown
+    with pytest.raises(ConnectionFailedError) as caught:
+        Script(*steps).client().wallet()
+    assert (caught.value.is_unknown, "not known" in str(caught.value)) == (False, False)
+
+
 def test_what_never_left_is_repeated_whatever_it_is() -> None:
     script = Script(httpx.ConnectError("no"), httpx.Response(201, json={"api_key": "dcp-renter-x"}))
     assert script.client().register("Acme", "a@example.com") == "dcp-renter-x"

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 from dcp.v1 import providers_pb2
 
+from server.domain.money import micros
+from server.store.models import Withdrawal as WithdrawalRow
 from tests.daemon.test_main import run
 from tests.server.services.test_withdrawals import IBAN, credit_earnings
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party
+from tests.support.tcp_proxy import Cut, Pass, TcpProxy
 
 
 class Owner:
     """A provider's owner at the machine; no daemon runs."""
 
-    def __init__(self, market: Market, provider: Party, folder: Path) -> None:
-        self._environ = {"DCP_SERVER": market.server.address, "DCP_PROVIDER_KEY": provider.key}
+    def __init__(self, market: Market, provider: Party, folder: Path, address: str = "") -> None:
+        address = address or market.server.address
+        self._environ = {"DCP_SERVER": address, "DCP_PROVIDER_KEY": provider.key}
         self._folder = folder
 
     async def said(self, *words: str) -> str:
@@ -77,6 +82,47 @@ async def test_owner_pauses_sees_earnings_sets_rates_and_withdraws(
         made = await owner.asked("withdraw", "20", "--iban", IBAN)
         assert (made["amount_halala"], made["iban_last4"], made["claimable_halala"]) == (2000, "7519", 3000)
         assert "WITHDRAWAL_OPEN" in await owner.refused("withdraw", "10", "--iban", IBAN)
+
+
+async def test_withdrawal_whose_answer_was_lost_is_made_once(
+    sqlite_url: str, clock: ManualClock, tmp_path: Path
+) -> None:
+    """The proxy lets the request through and loses the answer; the command sends it again."""
+    async with running_server.running(sqlite_url, clock) as market:
+        provider = await market.provider()
+        await credit_earnings(market, provider, 5000)
+        with TcpProxy(market.server.address) as proxy:
+            owner = Owner(market, provider, tmp_path, proxy.address)
+            proxy.switch(Cut(IBAN[-4:].encode(), is_silent=True))
+            asking = asyncio.create_task(owner.asked("withdraw", "20", "--iban", IBAN))
+            while not await withdrawals(market):
+                await asyncio.sleep(0.05)
+            proxy.switch(Pass())
+            made = await asking
+        assert await withdrawals(market) == [(made["withdrawal_id"], micros(2000))]
+        assert made["claimable_halala"] == 3000
+
+
+async def test_withdrawal_whose_answers_are_lost_again_says_that_a_repeat_does_no_harm(
+    sqlite_url: str, clock: ManualClock, tmp_path: Path
+) -> None:
+    async with running_server.running(sqlite_url, clock) as market:
+        provider = await market.provider()
+        await credit_earnings(market, provider, 5000)
+        with TcpProxy(market.server.address) as proxy:
+            owner = Owner(market, provider, tmp_path, proxy.address)
+            proxy.switch(Cut(IBAN[-4:].encode()))
+            assert "not known whether the withdrawal was made" in await owner.refused(
+                "withdraw", "20", "--iban", IBAN
+            )
+            proxy.switch(Pass())
+            assert "WITHDRAWAL_OPEN" in await owner.refused("withdraw", "20", "--iban", IBAN)
+        assert [amount for _, amount in await withdrawals(market)] == [micros(2000)]
+
+
+async def withdrawals(market: Market) -> list[tuple[int, int]]:
+    """The id and the amount of each withdrawal."""
+    return await market.sql(lambda: [(row.id, row.amount_micros) for row in WithdrawalRow.select()])
 
 
 async def test_unknown_key_is_told_in_a_line(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -121,9 +122,12 @@ def seconds(text: str) -> float:
 
 def test_server_is_reached_under_names_of_its_certificate(prepared: Path) -> None:
     servers = [name for name, program in PROGRAMS.items() if program == "server" and name != "migrate"]
-    port = SERVICES[servers[0]]["environment"]["DCP_GRPC_LISTEN"].rpartition(":")[2]
+    port, for_gateways = (
+        SERVICES[servers[0]]["environment"][f"DCP_{which}_LISTEN"].rpartition(":")[2]
+        for which in ("GRPC", "GATEWAY")
+    )
     # Daemons try one after the other; for gateways one name has the addresses of all.
-    expected = {"daemon": [f"{name}:{port}" for name in servers], "gateway": [f"servers:{port}"]}
+    expected = {"daemon": [f"{name}:{port}" for name in servers], "gateway": [f"servers:{for_gateways}"]}
     for name, program in PROGRAMS.items():
         if program != "server":
             assert SERVICES[name]["environment"]["DCP_SERVER"].split(",") == expected[program]
@@ -136,22 +140,63 @@ def test_server_is_reached_under_names_of_its_certificate(prepared: Path) -> Non
     assert SERVICES["gateway-1"]["environment"]["DCP_PUBLIC_SERVER"] == f"{DOMAIN}:50051"
 
 
+@pytest.mark.parametrize(("name", "is_known"), [("gateway", True), ("server", False), ("", False)])
+def test_servers_know_gateways_by_their_certificate_and_nobody_else(
+    prepared: Path, name: str, is_known: bool
+) -> None:
+    """With the files that the services have: a server's own certificate is not a gateway's."""
+    secrets = prepared / "compose/secrets"
+    asking = ssl.create_default_context(cafile=str(secrets / "authority.pem"))
+    if name:
+        asking.load_cert_chain(secrets / f"{name}.pem", secrets / f"{name}.key")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(secrets / "server.pem", secrets / "server.key")
+    serving.load_verify_locations(secrets / "authority.pem")
+    serving.verify_mode = ssl.CERT_REQUIRED
+    refused = contextlib.nullcontext() if is_known else pytest.raises(ssl.SSLError)
+    with refused:
+        shaken(asking, serving, "servers")
+
+
+def test_only_gateways_have_their_key() -> None:
+    having = {name for name in OURS if "/run/secrets/gateway-key" in secrets_of(name)}
+    assert having == {name for name, program in PROGRAMS.items() if program == "gateway"}
+    assert not any("/run/secrets/server-key" in secrets_of(name) for name in having)
+
+
+def test_prepare_without_the_authoritys_key_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    secrets = tmp_path / "compose/secrets"
+    (secrets / "authority.key").rename(tmp_path / "elsewhere")
+    prepare(tmp_path)
+    (secrets / "gateway.pem").unlink()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        prepare(tmp_path)
+    assert "authority.key is needed for gateway.pem" in caught.value.stderr.decode()
+    assert not (secrets / "gateway.pem").exists()
+
+
 def certificate_names(folder: Path) -> set[str]:
     """The names in the servers' certificate, once its authority has verified it."""
     secrets = folder / "compose/secrets"
-    here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(secrets / "server.pem", secrets / "server.key")
     asking = ssl.create_default_context(cafile=str(secrets / "authority.pem"))
+    certificate = shaken(asking, serving, DOMAIN)
+    return {str(name) for _, name in certificate["subjectAltName"]}
+
+
+def shaken(asking: ssl.SSLContext, serving: ssl.SSLContext, name: str) -> dict[str, Any]:
+    """The server's certificate after a handshake without a network. Raises SSLError if a side refuses."""
+    here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = serving.wrap_bio(here, there, server_side=True)
-    client = asking.wrap_bio(there, here, server_hostname=DOMAIN)
+    client = asking.wrap_bio(there, here, server_hostname=name)
     for side in (client, server, client, server):
         try:
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
-    certificate: dict[str, Any] = client.getpeercert() or {}
-    return {str(name) for _, name in certificate["subjectAltName"]}
+    return dict(client.getpeercert() or {})
 
 
 def test_only_proxies_and_gateways_are_in_networks_whose_forwarded_addresses_are_believed() -> None:
@@ -196,8 +241,8 @@ def test_prepare_keeps_what_exists_and_renews_only_the_certificate(tmp_path: Pat
     assert state() == first
     prepare(tmp_path, "--renew")
     assert {name for name, content in state().items() if first.get(name) != content} == {
-        "server.pem",
-        "server.key",
+        *("server.pem", "server.key"),
+        *("gateway.pem", "gateway.key"),
     }
     assert DOMAIN in certificate_names(tmp_path)
 

@@ -97,9 +97,18 @@ def test_files_of_settings_are_mounted_from_secrets(name: str) -> None:
         assert mounted == deployments.paths(environment(container))
 
 
-def test_gateway_cannot_read_the_servers_key() -> None:
-    for volume in template("dcp-gateway")["spec"]["volumes"]:
-        assert [item["key"] for item in volume.get("secret", {}).get("items", ())] in ([], ["ca.crt"])
+def test_servers_and_gateways_have_no_key_of_one_another() -> None:
+    read = {name: set(secrets_of(name)) for name in NAMES}
+    assert {("dcp-server-tls", "ca.crt")} == read["dcp-server"] & read["dcp-gateway"]
+    assert {secret for secret, key in read["dcp-gateway"] if key == "tls.key"} == {"dcp-gateway-tls"}
+    assert {secret for secret, key in read["dcp-server"] if key == "tls.key"} == {"dcp-server-tls"}
+
+
+def secrets_of(name: str) -> Iterator[tuple[str, str]]:
+    """What a deployment's pods read: the name of a secret, and a key of it."""
+    for volume in template(name)["spec"]["volumes"]:
+        for item in volume.get("secret", {}).get("items", ()):
+            yield volume["secret"]["secretName"], item["key"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,6 +153,8 @@ def test_ports_probes_and_settings_agree(name: str) -> None:
     given = environment(container)
     setting = {"dcp-server": ("grpc", "DCP_GRPC_LISTEN"), "dcp-gateway": ("http", "DCP_HTTP_LISTEN")}[name]
     assert given[setting[1]] == f"0.0.0.0:{ports[setting[0]]}"
+    if name == "dcp-server":
+        assert given["DCP_GATEWAY_LISTEN"] == f"0.0.0.0:{ports['gateways']}"
     assert given["DCP_METRICS_LISTEN"] == f"0.0.0.0:{ports['metrics']}"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         how = container[probe]
@@ -194,9 +205,10 @@ def test_gateways_find_every_server_by_name() -> None:
     host, _, port = environment(container)["DCP_SERVER"].partition(":")
     service = named("Service", host)
     assert service["spec"]["clusterIP"] == "None"
-    assert [str(each["port"]) for each in service["spec"]["ports"]] == [port]
+    assert {str(each["port"]): each["targetPort"] for each in service["spec"]["ports"]}[port] == "gateways"
     outside = named("Service", "dcp-server-daemons")["spec"]
     assert (outside["type"], outside["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert [each["targetPort"] for each in outside["ports"]] == ["grpc"], "gateways are inside"
 
 
 def test_nothing_may_talk_but_what_must() -> None:
@@ -204,12 +216,14 @@ def test_nothing_may_talk_but_what_must() -> None:
     assert (denied["podSelector"], sorted(denied["policyTypes"])) == ({}, ["Egress", "Ingress"])
     assert not denied.keys() & {"ingress", "egress"}
     gateway = named("NetworkPolicy", "dcp-gateway")["spec"]
-    assert [rule["ports"][0]["port"] for rule in gateway["egress"]] == ["grpc"]
+    assert [rule["ports"][0]["port"] for rule in gateway["egress"]] == ["gateways"]
     assert [pods(to["podSelector"]) for rule in gateway["egress"] for to in rule["to"]] == [{"dcp-server"}]
     assert all(rule["from"] for rule in gateway["ingress"])
     server = named("NetworkPolicy", "dcp-server")["spec"]
     everywhere = [rule for rule in server["ingress"] if not rule.get("from")]
     assert [rule["ports"] for rule in everywhere] == [[{"protocol": "TCP", "port": "grpc"}]]
+    (inner,) = (rule for rule in server["ingress"] if rule["ports"][0]["port"] == "gateways")
+    assert [pods(each["podSelector"]) for each in inner["from"]] == [{"dcp-gateway"}]
     for rule in server["egress"]:
         for to in rule["to"]:
             if to.get("ipBlock", {}).get("cidr") == "0.0.0.0/0":

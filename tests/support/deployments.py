@@ -54,6 +54,9 @@ def check(program: str, environment: Mapping[str, str], folder: Path) -> None:
         "DCP_TLS_CA": authority.cert_pem.bytes(),
         "DCP_TLS_CERT": issued.cert_chain_pems[0].bytes(),
         "DCP_TLS_KEY": issued.private_key_pem.bytes(),
+        "DCP_GATEWAY_CA": authority.cert_pem.bytes(),
+        "DCP_GATEWAY_CERT": issued.cert_chain_pems[0].bytes(),
+        "DCP_GATEWAY_KEY": issued.private_key_pem.bytes(),
     }
     for name in here:
         if _FILES.match(name):

@@ -14,7 +14,14 @@ class DCPError(Exception):
 
 
 class ConnectionFailedError(DCPError):
-    """The market could not be reached, or the connection broke and the request could not be repeated."""
+    """The market could not be reached, or the connection broke and the request could not be repeated.
+
+    ``is_unknown``: the request may have taken effect, and would take effect once more if it is sent anew.
+    """
+
+    def __init__(self, text: str, *, is_unknown: bool = False) -> None:
+        super().__init__(text)
+        self.is_unknown = is_unknown
 
 
 class ResponseError(DCPError):

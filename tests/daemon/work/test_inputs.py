@@ -185,7 +185,7 @@ async def test_what_was_unused_longest_goes_first_and_what_is_used_stays(tmp_pat
 async def test_an_input_that_another_job_takes_up_while_room_is_made_is_there_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its removal was decided before the other job said that it needs it, and happens after that job looked."""
+    """Its removal was decided before that job said that it needs it, and happens after it looked."""
     first, second = (bytes([number]) * 1000 for number in range(2))
     server = Server(first)
     inputs = store(server, tmp_path, kept_bytes=1500)

@@ -9,7 +9,7 @@ from typing import Optional
 
 import typer
 from dcp_client import Client
-from dcp_client.cli.context import Here, first, halala, here, usage, without_none
+from dcp_client.cli.context import Here, asked, first, halala, here, usage, without_none
 from dcp_client.cli.keeping import role_of
 from dcp_client.cli.show import moment, sar
 from dcp_client.cli.texts import say
@@ -48,7 +48,7 @@ def login(
     address = _address(at, url)
     key = clean_key(_read_key(at, key_file))
     if not key:
-        raise usage(say("the key is empty"))
+        raise usage(say("no key was given: use --key-file"))
     with Client(address, key) as client:
         name = _who(client, role_of(key))
     place = at.keeping.keep(address, key)
@@ -63,14 +63,7 @@ def login(
 
 
 def _address(at: Here, url: Optional[str]) -> str:
-    return clean_url(url or at.environ.get("DCP_API_URL") or _ask(at, say("Address of the market"), at.url))
-
-
-def _ask(at: Here, question: str, default: str) -> str:
-    if not at.screen.is_interactive:
-        return default
-    at.screen.note(f"{question} [{default}]: ")
-    return input().strip() or default
+    return clean_url(url or at.environ.get("DCP_API_URL") or asked(at, say("Address of the market"), at.url))
 
 
 def _read_key(at: Here, file: Optional[Path]) -> str:
@@ -158,8 +151,8 @@ def register(
     """
     at = here(ctx)
     address = _address(at, url)
-    name = name or _ask(at, say("Name"), "")
-    email = email or _ask(at, say("E-mail"), "")
+    name = name or asked(at, say("Name"), "")
+    email = email or asked(at, say("E-mail"), "")
     if not name or not email:
         raise usage(say("--name and --email are needed"))
     with Client(address, "") as client:

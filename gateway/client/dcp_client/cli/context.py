@@ -63,6 +63,14 @@ def here(ctx: typer.Context) -> Here:
     return found
 
 
+def asked(at: Here, question: str, default: str = "") -> str:
+    """What a person at a terminal answers, else the default."""
+    if not at.screen.is_interactive:
+        return default
+    at.screen.note(f"{question} [{default}]: " if default else f"{question}: ")
+    return input().strip() or default
+
+
 def first(items: Iterable[T], limit: int) -> list[T]:
     """The first items; all of them with 0."""
     return list(islice(items, limit) if limit else items)

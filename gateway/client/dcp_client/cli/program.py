@@ -13,7 +13,7 @@ from dcp_client.calls import USER_AGENT
 from dcp_client.cli import account, admin, batch, exits, inputs, jobs, provider, shop, talk, texts, words
 from dcp_client.cli.context import Here, MissingKeyError
 from dcp_client.cli.texts import mark, say
-from dcp_client.errors import APIError, DCPError
+from dcp_client.errors import APIError, ConnectionFailedError, DCPError
 from typer.main import get_command
 
 _JSON_HELP = mark("Write the answer as JSON, for programs.")
@@ -162,6 +162,13 @@ def _report(at: Here, error: Exception) -> None:
         at.screen.err.print(_one_line(facts), soft_wrap=True)
         return
     at.screen.error(str(error))
+    if isinstance(error, ConnectionFailedError) and error.is_unknown:
+        at.screen.note(
+            say(
+                "Look before you repeat it: dcp statement lists movements of the wallet, dcp jobs and "
+                "dcp batches list what was created, dcp provider withdrawals lists withdrawals."
+            )
+        )
     if isinstance(error, APIError):
         advice = error.facts.advice
         field = error.field if error.field and error.field not in error.message else ""

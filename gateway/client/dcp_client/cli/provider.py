@@ -6,7 +6,7 @@ from typing import Optional
 
 import typer
 from dcp_client import objects
-from dcp_client.cli.context import first, halala, here, usage, without_none
+from dcp_client.cli.context import asked, first, halala, here, usage, without_none
 from dcp_client.cli.show import moment, sar
 from dcp_client.cli.texts import say
 
@@ -167,7 +167,7 @@ def set_rate(
 def withdraw(
     ctx: typer.Context,
     amount: str = typer.Argument(..., help="Amount in SAR; the least is 10."),
-    iban: str = typer.Option(..., prompt=True, help="IBAN of a Saudi bank account."),
+    iban: Optional[str] = typer.Option(None, help="IBAN of a Saudi bank account. Asked for without it."),
 ) -> None:
     """Ask for a withdrawal of earnings to a bank account.
 
@@ -176,8 +176,12 @@ def withdraw(
       dcp provider withdraw 250 --iban SA0380000000608010167519
     """
     at = here(ctx)
+    wanted = halala(amount, "AMOUNT")
     with at.client("provider") as client:
-        answer = client.api.request_withdrawal({"amount_halala": halala(amount, "AMOUNT"), "iban": iban})
+        account = iban or asked(at, "IBAN")
+        if not account:
+            raise usage(say("--iban is needed"))
+        answer = client.api.request_withdrawal({"amount_halala": wanted, "iban": account})
     made = answer.withdrawal or objects.Withdrawal()
     text = say(
         "Withdrawal {id}: {amount}, {status}", id=made.id, amount=sar(made.amount_halala), status=made.status

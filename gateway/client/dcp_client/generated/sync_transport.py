@@ -67,16 +67,17 @@ class Transport:
     def stream(self, call: Call, timeout_seconds: float | None = None) -> Iterator[httpx.Response]:
         """An answer that is a success, whose body the caller reads."""
         headers = {**self._own_headers(), **call.all_headers()}
-        attempt = 0
+        attempt, is_unknown = 0, False
         while True:
             attempt += 1
             try:
                 answer = self._once(call, headers, timeout_seconds)
             except httpx.HTTPError as error:
                 is_cut = not isinstance(error, _UNSENT)
+                is_unknown = is_unknown or (is_cut and call.repeat in ("keyed", "secret"))
                 pause = self._retries.pause(call, attempt, None, random.random(), is_cut)  # noqa: S311
                 if pause is None:
-                    raise _failed(self.settings.api_url, error, is_cut, call) from error
+                    raise _failed(self.settings.api_url, error, is_cut, is_unknown) from error
             else:
                 if answer.is_success:
                     break
@@ -131,8 +132,8 @@ def _failure(answer: httpx.Response, refusal: errors.DCPError) -> Failure:
     return Failure(answer.status_code, reason, retry_after(answer.headers.get("retry-after")))
 
 
-def _failed(url: str, error: httpx.HTTPError, is_cut: bool, call: Call) -> ConnectionFailedError:
-    if not is_cut:
-        return ConnectionFailedError(f"cannot reach {url}: {error or type(error).__name__}")
-    unknown = "" if call.may_repeat else ": it is not known whether the request took effect"
-    return ConnectionFailedError(f"the connection to {url} broke ({error or type(error).__name__}){unknown}")
+def _failed(url: str, error: httpx.HTTPError, is_cut: bool, is_unknown: bool) -> ConnectionFailedError:
+    why = error or type(error).__name__
+    text = f"the connection to {url} broke ({why})" if is_cut else f"cannot reach {url}: {why}"
+    unknown = ": it is not known whether the request took effect" if is_unknown else ""
+    return ConnectionFailedError(text + unknown, is_unknown=is_unknown)
