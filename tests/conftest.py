@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,9 @@ def pytest_configure() -> None:
 
     What a power cut would leave is no test's to know: tests/support/memory_disk.py plays one.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what runs in the background, and so would the programs start that tests interrupt.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if folders.has_room_in_memory():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folders.IN_MEMORY)
 
