@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from daemon.config.config import VARIABLES
@@ -16,16 +17,19 @@ _START = """start here:
   dcp-daemon run
 """
 _SETUP_EXAMPLES = """examples:
-  dcp-daemon setup                                  # asks for what is missing
-  dcp-daemon setup --dry-run                        # shows the settings, changes nothing
-  dcp-daemon setup --model llama3.2                 # the Ollama that runs here downloads it
-  dcp-daemon setup --model Qwen/Qwen2.5-7B-Instruct --from https://models.example.com/qwen2.5-7b-q4.gguf \\
-      --sha256 DIGEST                               # the same command goes on after a break
-  dcp-daemon setup --model acme/big --from https://models.example.com/big.json   # several files
-  dcp-daemon setup --yes --server market.example.com:50051 --key-file key.txt    # for scripts
+  dcp-daemon setup                    # asks for what is missing
+  dcp-daemon setup --dry-run          # shows the settings, changes nothing
+  dcp-daemon setup --model llama3.2   # the Ollama that runs here downloads it
 
-A manifest is {"files": [{"name": "big-1.gguf", "url": "big-1.gguf", "size": 123, "sha256": "..."}]};
-url, beside the manifest, size and sha256 may be left out.
+One file, several, and for scripts; repeated, a download goes on where it was:
+  dcp-daemon setup --model acme/small --sha256 DIGEST \\
+      --from https://models.example.com/small-q4.gguf
+  dcp-daemon setup --model acme/big --from https://models.example.com/big.json
+  dcp-daemon setup --yes --server market.example.com:50051 --key-file key.txt
+
+A manifest is {"files": [{"name": "big-1.gguf", "url": "big-1.gguf",
+"size": 123, "sha256": "..."}]}; url is relative to the manifest, and url, size
+and sha256 may be left out.
 """
 _Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -43,35 +47,62 @@ def parser() -> argparse.ArgumentParser:
     commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_setup(commands)
     _add_register(commands)
-    run = commands.add_parser(
-        "run", help="hold the session and run jobs; SIGTERM drains, SIGHUP reads settings again"
+    run = _added(
+        commands,
+        "run",
+        "hold the session and run jobs; SIGTERM drains, SIGHUP reads settings again",
+        "dcp-daemon run",
+        "dcp-daemon --config /etc/dcp-daemon/config.toml run",
     )
     _add_process_runner(run)
     _add_doctor(commands)
     _add_status(commands)
-    health = commands.add_parser(
-        "health", help="exit with 0 if the running daemon has a session, else with 1"
+    health = _added(
+        commands,
+        "health",
+        "exit with 0 if the running daemon has a session, else with 1",
+        "dcp-daemon health --wait 30",
     )
     health.add_argument(
-        "--wait", type=float, default=0.0, metavar="SECONDS", help="how long it may take (default: 0)"
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="how long it may take; default: 0"
     )
-    _add_gpu(commands, "drain", "keep one GPU from new jobs, also after a restart; its jobs finish")
+    drain = _added(
+        commands,
+        "drain",
+        "keep one GPU from new jobs, also after a restart; its jobs finish",
+        "dcp-daemon drain --gpu 0",
+        "dcp-daemon resume --gpu 0        # ends it",
+    )
+    drain.add_argument("--gpu", required=True, metavar="INDEX|UUID", help=_WHICH_GPU)
     _add_account(commands)
     _add_update(commands)
     _add_unit(commands)
     return command_line
 
 
+def _added(
+    commands: _Commands[argparse.ArgumentParser], name: str, meaning: str, *examples: str
+) -> argparse.ArgumentParser:
+    """A command whose help says what it does and teaches by examples."""
+    return commands.add_parser(
+        name,
+        help=meaning,
+        description=textwrap.fill(f"{meaning[0].upper()}{meaning[1:]}.", 78),
+        epilog="\n  ".join(("example:" if len(examples) == 1 else "examples:", *examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def _add_setup(commands: _Commands[argparse.ArgumentParser]) -> None:
     setup = commands.add_parser(
         "setup",
         help="find what this machine has, download a model, write the settings",
-        description="Finds GPUs, model servers and a container engine, asks only for what it cannot see, and "
-        "writes the file of settings; what is set there stays.",
+        description="Finds GPUs, model servers and a container engine, asks only for what it cannot\n"
+        "see, and writes the file of settings; what is set there stays.",
         epilog=_SETUP_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    setup.add_argument("--server", help="the server, as host:port")
+    setup.add_argument("--server", metavar="ADDRESS", help="the server, as host:port")
     setup.add_argument("--tls-ca", metavar="FILE", help="authorities that the server is checked with")
     setup.add_argument("--insecure", action="store_true", help="send the key in plain to another machine")
     setup.add_argument("--key-file", metavar="FILE", help="file of the provider key, if there is one already")
@@ -100,12 +131,20 @@ def _add_setup(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_register(commands: _Commands[argparse.ArgumentParser]) -> None:
-    register = commands.add_parser("register", help="register this machine as a provider, once")
-    register.add_argument("--name", help="what renters see")
+    register = _added(
+        commands,
+        "register",
+        "register this machine as a provider, once",
+        "dcp-daemon register --name 'My node' --email me@example.com",
+        "dcp-daemon register --server market.example.com:50051 --tls-ca authority.pem",
+    )
+    register.add_argument("--name", help="the name that renters see")
     register.add_argument("--email", help="where the provider can be reached")
     register.add_argument("--phone", help="telephone in international form")
-    register.add_argument("--gpu-model", help="the GPU; found by itself where there is one")
-    register.add_argument("--server", help="the server, as host:port")
+    register.add_argument(
+        "--gpu-model", metavar="MODEL", help="the GPU, such as 'RTX 4090'; found by itself where there is one"
+    )
+    register.add_argument("--server", metavar="ADDRESS", help="the server, as host:port")
     register.add_argument("--tls-ca", metavar="FILE", help="authorities that the server is checked with")
     register.add_argument("--insecure", action="store_true", help="send the key in plain to another machine")
     register.add_argument(
@@ -115,7 +154,13 @@ def _add_register(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
-    doctor = commands.add_parser("doctor", help="check this machine and say what to mend")
+    doctor = _added(
+        commands,
+        "doctor",
+        "check this machine and say what to mend",
+        "dcp-daemon doctor",
+        "dcp-daemon doctor --json | jq '.[] | select(.level == \"fail\")'",
+    )
     doctor.add_argument("--json", action="store_true", help="for programs: one list of findings")
     _add_process_runner(doctor)
 
@@ -130,37 +175,67 @@ def _add_process_runner(command: argparse.ArgumentParser) -> None:
 
 
 def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:
-    status = commands.add_parser("status", help="session, jobs, GPUs and earnings, live")
+    status = _added(
+        commands,
+        "status",
+        "session, jobs, GPUs and earnings, live",
+        "dcp-daemon status",
+        "dcp-daemon status --json | jq .session",
+    )
     status.add_argument("--once", action="store_true", help="print it once and end")
     status.add_argument("--json", action="store_true", help="for programs; once")
 
 
-def _add_gpu(commands: _Commands[argparse.ArgumentParser], name: str, meaning: str) -> None:
-    command = commands.add_parser(name, help=meaning)
-    command.add_argument("--gpu", required=True, metavar="INDEX|UUID", help=_WHICH_GPU)
-
-
 def _add_account(commands: _Commands[argparse.ArgumentParser]) -> None:
     """What asks the server with the key of this machine."""
-    pause = commands.add_parser("pause", help="take no new jobs until resume; what runs finishes")
-    resume = commands.add_parser("resume", help="end the pause; with --gpu, give one drained GPU jobs again")
+    pause = _added(commands, "pause", "take no new jobs until resume; what runs finishes", "dcp-daemon pause")
+    resume = _added(
+        commands,
+        "resume",
+        "end the pause; with --gpu, give one drained GPU jobs again",
+        "dcp-daemon resume",
+        "dcp-daemon resume --gpu 0",
+    )
     resume.add_argument("--gpu", metavar="INDEX|UUID", help=_WHICH_GPU)
-    earnings = commands.add_parser("earnings", help="what was earned, day by day, and what can be withdrawn")
-    earnings.add_argument("--days", type=int, default=14, help="how many days (default: 14)")
-    rates = commands.add_parser("rates", help="list your rates and the market's, or set one for new jobs")
+    earnings = _added(
+        commands,
+        "earnings",
+        "what was earned, day by day, and what can be withdrawn",
+        "dcp-daemon earnings --days 30",
+    )
+    earnings.add_argument(
+        "--days", type=int, default=14, metavar="DAYS", help="how many days, up to today; default: 14"
+    )
+    rates = _added(
+        commands,
+        "rates",
+        "list your rates and the market's, or set one for new jobs",
+        "dcp-daemon rates",
+        "dcp-daemon rates training 1.20",
+        "dcp-daemon rates training --platform",
+    )
     rates.add_argument("job_type", nargs="?", metavar="JOB_TYPE", help="the one to set, such as training")
     rates.add_argument("per_minute", nargs="?", metavar="PER_MINUTE", help="SAR per minute, such as 1.20")
     rates.add_argument("--platform", action="store_true", help="the market's rate instead of your own")
-    withdraw = commands.add_parser("withdraw", help="ask for a withdrawal of earnings to a bank account")
+    withdraw = _added(
+        commands,
+        "withdraw",
+        "ask for a withdrawal of earnings to a bank account",
+        "dcp-daemon withdraw 250 --iban SA0380000000608010167519",
+    )
     withdraw.add_argument("amount", metavar="AMOUNT", help="in SAR; the least is 10")
-    withdraw.add_argument("--iban", required=True, help="of a Saudi bank account")
+    withdraw.add_argument("--iban", required=True, metavar="IBAN", help="IBAN of a Saudi bank account")
     for command in (pause, resume, earnings, rates, withdraw):
         command.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_update(commands: _Commands[argparse.ArgumentParser]) -> None:
-    update = commands.add_parser(
-        "update", help="install the newest signed release; go back if it does not get ready"
+    update = _added(
+        commands,
+        "update",
+        "install the newest signed release; go back if it does not get ready",
+        "dcp-daemon update --check",
+        "dcp-daemon update",
     )
     update.add_argument(
         "--from", dest="source", metavar="URL|FILE", help="the release.json, instead of DCP_UPDATE_URL"
@@ -170,23 +245,41 @@ def _add_update(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     update.add_argument("--allow-downgrade", action="store_true", help="take an older release, too")
     update.add_argument(
-        "--ready-seconds", type=float, default=90.0, help="how long the new one may take to be ready"
+        "--ready-seconds",
+        type=float,
+        default=90.0,
+        metavar="SECONDS",
+        help="how long the new one may take to be ready; default: 90",
     )
-    update.add_argument("--root", type=Path, help="folder of the installation; found by itself")
+    update.add_argument(
+        "--root", type=Path, metavar="FOLDER", help="folder of the installation; found by itself"
+    )
 
 
 def _add_unit(commands: _Commands[argparse.ArgumentParser]) -> None:
-    command_line = commands.add_parser("unit", help="print the systemd unit")
-    command_line.add_argument("--user", default="dcp", help="whom the daemon runs as")
-    command_line.add_argument("--root", type=Path, default=unit.ROOT, help="folder of the installation")
+    command_line = _added(
+        commands,
+        "unit",
+        "print the systemd unit",
+        "dcp-daemon unit --docker > /etc/systemd/system/dcp-daemon.service",
+    )
+    command_line.add_argument("--user", default="dcp", help="whom the daemon runs as; default: dcp")
+    command_line.add_argument(
+        "--root",
+        type=Path,
+        default=unit.ROOT,
+        metavar="FOLDER",
+        help=f"folder of the installation; default: {unit.ROOT}",
+    )
     command_line.add_argument(
         "--docker", action="store_true", help="let it reach the Docker Engine, which is to be root"
     )
 
 
 def _epilog() -> str:
+    width = 2 + max(len(variable.name) for variable in VARIABLES)
     lines = [
-        f"  {variable.name:<22}{variable.meaning} Default: {variable.default or 'none'}"
+        f"  {variable.name:<{width}}{variable.meaning} Default: {variable.default or 'none'}"
         for variable in VARIABLES
     ]
     return "\n".join([_START, "environment, or small letters without DCP_ in the file of settings:", *lines])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -19,6 +20,7 @@ import certifi
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.cli import arguments as command_line
 from daemon.config.config import VARIABLES, from_env
 from daemon.journal.segment import HEADER_BYTES
 from daemon.machine import pipes
@@ -98,8 +100,23 @@ async def register(server: FakeServer, state: Path, *more: str) -> tuple[int, st
 async def test_help_explains_every_variable(tmp_path: Path) -> None:
     status, out, _ = await run("--help", state=tmp_path)
     assert status == 0
-    assert all(variable.name in out for variable in VARIABLES)
+    assert all(f" {variable.name} " in out for variable in VARIABLES), "each is apart from its meaning"
     assert "dcp-daemon register --name" in out
+
+
+async def test_help_of_every_command_says_what_it_does_and_teaches_by_an_example(tmp_path: Path) -> None:
+    whole = command_line.parser()
+    names = re.findall(r"^    ([a-z]+) ", whole.format_help(), re.MULTILINE)
+    assert {"setup", "withdraw", "unit"} <= set(names)
+    for name in names:
+        status, out, _ = await run(name, "--help", state=tmp_path)
+        assert (status, [line for line in out.splitlines() if len(line) > 80]) == (0, [])
+        assert re.search(r"\n\n[A-Z][^.]+\.\n\n", out), f"{name}: what it does"
+        examples = re.findall(r"^  dcp-daemon (.+)$", out, re.MULTILINE)
+        assert examples, name
+        for example in examples:
+            words = re.split(r" [|>#] | \\\\$", re.sub(r" +# .*| \\$", "", example))[0]
+            whole.parse_args(shlex.split(words))
 
 
 async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> None:

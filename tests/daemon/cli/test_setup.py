@@ -23,6 +23,7 @@ from tests.daemon.fake_server import GOOD_KEY, eventually, fake_server
 from tests.daemon.test_main import command, run
 from tests.support.file_server import FileServer, serving_file
 from tests.support.openai_server import Ollama, Raw, Script, openai_server
+from tests.support.private_engine import IMAGE, PrivateEngine
 
 MIB = 1 << 20
 
@@ -360,6 +361,21 @@ async def test_images_that_are_there_are_run_only_if_the_provider_says_so(
             await terminal.answers("May jobs run these 1 images, and no others? [y/N]", answer)
             await terminal.sees("next: dcp-daemon run")
     assert settings(tmp_path).get("container_images") == images
+
+
+@pytest.mark.engine
+async def test_real_engine_and_its_images_are_found_and_asked_about(
+    tmp_path: Path, docker_engine: PrivateEngine
+) -> None:
+    environ = {"DCP_CONTAINER_SOCKET": str(docker_engine.socket), "DCP_PROVIDER_KEY": GOOD_KEY, **ENVIRON}
+    async with fake_server() as server:
+        flags = ("setup", "--no-attach", "--server", server.address)
+        async with Terminal(*flags, state=tmp_path, **environ) as terminal:
+            await terminal.sees(f"at {docker_engine.socket}")
+            await terminal.sees(f"image {IMAGE.removeprefix('docker.io/library/')}")
+            await terminal.answers("and no others? [y/N]", "y")
+            await terminal.sees("next: dcp-daemon run")
+    assert "busybox:test" in settings(tmp_path)["container_images"]
 
 
 def test_servers_at_usual_ports_are_found_if_they_serve_a_model() -> None:
