@@ -194,8 +194,8 @@ def test_from_the_set_up_page_over_an_earned_job_to_a_withdrawal(
     page.get_by_role("link", name=words["saved"]).click()
 
     expect(page.get_by_text(words["waiting"])).to_be_visible()
-    shown = page.locator(".steps").inner_text()
-    (server,) = re.findall(r"export DCP_SERVER=(\S+)", shown)
+    shown = page.locator(".steps").first.inner_text()
+    (server,) = re.findall(r"sudo dcp-daemon setup --server (\S+)", shown)
     assert server == market.grpc_address
     assert key not in page.content()
     start_daemon(market, machine, key, model_server, tmp_path)

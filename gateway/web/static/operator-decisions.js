@@ -109,7 +109,7 @@ export async function disputes(draw, live, wanted = "open") {
   const choices = Object.entries(names).map(([each, label]) => make("a", { class: "button", href: `#disputes/${each}`, "aria-current": each === state && "true" }, label));
   const list = await paged(t("Disputes"), [t("Dispute"), t("Charge"), t("Reason"), t("Provider"), t("Opened"), t("State")], async (before) => {
     const found = await read(page("/admin/disputes", { status: state === "all" ? "" : state, before_id: before }));
-    const rows = found.disputes.map((each) => [link("dispute", each.id, latin(`#${each.id}`)), halala(each.charged_halala), make("bdi", { class: "clipped" }, each.reason), each.provider_id ? link("provider", each.provider_id) : "–", ago(each.created_at), disputeBadge(each.status)]);
+    const rows = found.disputes.map((each) => [link("dispute", each.id, latin(`#${each.id}`)), halala(each.charged_halala), make("bdi", { class: "clipped" }, each.reason), each.provider_id ? link("provider", each.provider_id, t("provider {id}", { id: each.provider_id })) : "–", ago(each.created_at), disputeBadge(each.status)]);
     return { rows, next: found.next_before_id };
   }, state === "open" ? t("No dispute waits for a decision.") : t("There is none."));
   draw(title(t("Disputes"), make("nav", { class: "buttons", "aria-label": t("State") }, ...choices)), make("section", { class: "card" }, list));
