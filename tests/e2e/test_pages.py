@@ -390,10 +390,7 @@ def test_market_shows_six_providers_first_then_all_and_filters(page: Page, marke
 
 
 def test_form_can_be_used_by_keyboard_alone(page: Page) -> None:
-    open_docs(page, "/docs?lang=en#list-available-providers")
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
-    page.evaluate("document.activeElement.blur()")
+    open_docs(page, "/docs/renter?lang=en")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.get_by_role("button", name="Try it: GET /api/renters/available-providers").focus()
