@@ -164,7 +164,7 @@ def test_same_figures_stand_in_a_table_newest_first(draw: Draw) -> None:
     )
     page.get_by_text("As a table").click()
     table = page.get_by_role("table", name="Power")
-    assert table.locator("thead th").all_inner_texts() == ["Time", "GPU 0", "GPU 1"]
+    expect(table.locator("thead th")).to_have_text(["Time", "GPU 0", "GPU 1"])
     rows = [row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()]
     assert [[cell.strip("\u2068\u2069") for cell in row] for row in rows] == [
         ["30", "3"],

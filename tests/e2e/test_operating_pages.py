@@ -382,7 +382,9 @@ def test_incident_of_each_kind_is_said_in_arabic(page: Page, market: Market) -> 
     answer = {"incidents": [*found, {"id": 99, "condition": "newer", **common}]}
     page.route(re.compile("/admin/incidents"), lambda route: route.fulfill(json=answer))
     open_view(page, "/operator?lang=ar#incidents")
-    rows = page.get_by_role("table", name="الحوادث").locator("tbody th").all_inner_texts()
+    heads = page.get_by_role("table", name="الحوادث").locator("tbody th")
+    expect(heads).to_have_count(len(kinds) + 1)
+    rows = heads.all_inner_texts()
     for kind, said in zip(kinds, rows, strict=False):
         assert facts[kind][1] in said
         assert re.search("[\u0600-\u06ff]", said)
