@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from dcp_client import Client
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from scripts.release import CLIENT, ROOT, build
 from tests.client.conftest import Stage, Terminal
@@ -96,10 +98,10 @@ def test_wheel_works_in_an_environment_of_its_own(
 def lowest(wheel_of: Path) -> list[str]:
     """The lowest versions of what the wheel says that it needs."""
     project = tomllib.loads((wheel_of / "pyproject.toml").read_text())["project"]
-    return [
-        each.replace(">=", "==")
-        for each in (*project["dependencies"], *project["optional-dependencies"]["cli"])
-    ]
+    found = [*map(Requirement, (*project["dependencies"], *project["optional-dependencies"]["cli"]))]
+    for each in found:
+        each.specifier = SpecifierSet(str(each.specifier).replace(">=", "=="))
+    return [*map(str, found)]
 
 
 @pytest.mark.parametrize("versions", ["lowest", "newest"])

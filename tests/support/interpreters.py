@@ -35,7 +35,10 @@ def interpreters() -> tuple[Path, ...]:
 
 
 def installed(python: Path, place: Path, *wanted: str) -> Path:
-    """A new virtual environment with these packages; returns its folder of programs. Skips if pip fails."""
+    """A new virtual environment with these packages; returns its folder of programs.
+
+    Skips if pip gets them nowhere; packages that do not go together are a fault of what the wheel asks for.
+    """
     # Its own pip: that of another version of Python may not run on it.
     subprocess.run([str(python), "-m", "venv", "--symlinks", str(place)], check=True)
     programs = place / "bin"
@@ -50,6 +53,7 @@ def installed(python: Path, place: Path, *wanted: str) -> Path:
     ]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:
+        assert "ResolutionImpossible" not in done.stderr, done.stderr
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         pytest.skip(f"pip reached no registry with what the wheel needs: {said}")
     return programs
