@@ -273,6 +273,19 @@ export function field(label, input, hint) {
   return make("div", { class: "field" }, ...parts);
 }
 
+/** Runs `work` while the button is disabled; what fails is said in `problem`. */
+async function runFor(button, problem, work) {
+  button.setAttribute("aria-disabled", "true");
+  problem.hidden = true;
+  try {
+    await work();
+  } catch (error) {
+    say(problem, error);
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
 /** Runs `work` when the form is sent, one at a time; what fails is said in `problem`. */
 export function onSubmit(form, problem, work) {
   form.addEventListener("submit", async (event) => {
@@ -280,15 +293,10 @@ export function onSubmit(form, problem, work) {
     const button = event.submitter ?? form.querySelector("button");
     if (form.getAttribute("aria-busy") === "true") return;
     form.setAttribute("aria-busy", "true");
-    button.setAttribute("aria-disabled", "true");
-    problem.hidden = true;
     try {
-      await work();
-    } catch (error) {
-      say(problem, error);
+      await runFor(button, problem, work);
     } finally {
       form.removeAttribute("aria-busy");
-      button.removeAttribute("aria-disabled");
     }
   });
 }
@@ -296,16 +304,7 @@ export function onSubmit(form, problem, work) {
 /** Runs `work` at a click, one at a time; what fails is said in `problem`. */
 export function onClick(button, problem, work) {
   button.addEventListener("click", async () => {
-    if (button.hasAttribute("aria-disabled")) return;
-    button.setAttribute("aria-disabled", "true");
-    problem.hidden = true;
-    try {
-      await work();
-    } catch (error) {
-      say(problem, error);
-    } finally {
-      button.removeAttribute("aria-disabled");
-    }
+    if (!button.hasAttribute("aria-disabled")) await runFor(button, problem, work);
   });
   return button;
 }

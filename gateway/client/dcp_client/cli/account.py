@@ -305,6 +305,11 @@ def list_keys(ctx: typer.Context) -> None:
     at.screen.answer([dict(x.raw) for x in found], lambda: at.screen.table(head, rows, say("No keys.")))
 
 
+_PER_DAY = typer.Option(None, help="Most that it may spend on a day, in SAR. Default: no limit.")
+_PER_MONTH = typer.Option(None, help="Most that it may spend in a month, in SAR. Default: no limit.")
+_IN_TOTAL = typer.Option(None, help="Most that it may ever spend, in SAR. Default: no limit.")
+
+
 @keys.command("create")
 def create_key(
     ctx: typer.Context,
@@ -313,15 +318,9 @@ def create_key(
         ["inference"], help="What it may do: inference, billing or read; can be repeated."
     ),
     days: Optional[float] = typer.Option(None, help="Days until it ends. Default: never."),
-    per_day: Optional[str] = typer.Option(
-        None, help="Most that it may spend on a day, in SAR. Default: no limit."
-    ),
-    per_month: Optional[str] = typer.Option(
-        None, help="Most that it may spend in a month, in SAR. Default: no limit."
-    ),
-    in_total: Optional[str] = typer.Option(
-        None, help="Most that it may ever spend, in SAR. Default: no limit."
-    ),
+    per_day: Optional[str] = _PER_DAY,
+    per_month: Optional[str] = _PER_MONTH,
+    in_total: Optional[str] = _IN_TOTAL,
     model: Optional[list[str]] = typer.Option(None, help="Only this model; can be repeated."),
 ) -> None:
     """Create a sub-key. It is shown only once.
@@ -357,15 +356,9 @@ def _budgets(
 def limit_key(
     ctx: typer.Context,
     key_id: int = typer.Argument(..., help="The key's id."),
-    per_day: Optional[str] = typer.Option(
-        None, help="Most that it may spend on a day, in SAR. Default: no limit."
-    ),
-    per_month: Optional[str] = typer.Option(
-        None, help="Most that it may spend in a month, in SAR. Default: no limit."
-    ),
-    in_total: Optional[str] = typer.Option(
-        None, help="Most that it may ever spend, in SAR. Default: no limit."
-    ),
+    per_day: Optional[str] = _PER_DAY,
+    per_month: Optional[str] = _PER_MONTH,
+    in_total: Optional[str] = _IN_TOTAL,
     model: Optional[list[str]] = typer.Option(None, help="Only this model; can be repeated."),
 ) -> None:
     """Replace the limits of a sub-key. What is left out has no limit.
